@@ -8,14 +8,16 @@ package vfs
 
 import "io"
 
-// FS is a file system. Paths are '/'-separated and relative to its root.
-// Errors satisfy errors.Is with fs.ErrExist and fs.ErrNotExist.
+// FS is a file system. Paths are '/'-separated and relative to its root, which
+// is "" or "."; one that leads out of the root is fs.ErrInvalid.
+// Errors satisfy errors.Is with fs.ErrExist and fs.ErrNotExist, and carry the
+// system's error (syscall.ENOSPC …). All methods are safe for concurrent use.
 type FS interface {
 	// Create makes a new file for writing and reading; it fails with
 	// fs.ErrExist where the path is taken. Neither content nor name is
 	// durable until File.Sync and SyncDir of the parent.
 	Create(path string) (File, error)
-	// Open opens a file for reading.
+	// Open opens a file for reading; a directory is syscall.EISDIR.
 	Open(path string) (File, error)
 	// Link gives a file a second name; it fails with fs.ErrExist where
 	// newPath is taken. The name is durable after SyncDir of its parent.
@@ -25,11 +27,13 @@ type FS interface {
 	// MkdirAll makes a directory and its missing parents, and makes each
 	// new directory entry durable (SyncDir of each parent of a new one).
 	MkdirAll(path string) error
-	// ReadDir returns the names in a directory, sorted; directories end in '/'.
+	// ReadDir returns the names in a directory; directories end in '/'. They
+	// are in byte order, that '/' included ("a-b" < "a/" < "a0").
 	ReadDir(path string) ([]string, error)
-	// SyncDir makes the names in a directory durable.
+	// SyncDir makes the names in a directory durable. After an error none
+	// that was new may be trusted, even if a later SyncDir succeeds.
 	SyncDir(path string) error
-	// Size returns a file's length in bytes.
+	// Size returns a file's length in bytes; a directory is syscall.EISDIR.
 	Size(path string) (int64, error)
 }
 
@@ -46,4 +50,7 @@ type File interface {
 	Sync() error
 	// Size returns the file's length in bytes.
 	Size() (int64, error)
+	// Linked says whether the file still has a name: false once somebody,
+	// in any process, has removed its last one.
+	Linked() (bool, error)
 }

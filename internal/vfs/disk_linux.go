@@ -1,0 +1,71 @@
+package vfs
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxIovecs is the most buffers that one writev takes (IOV_MAX of Linux).
+const maxIovecs = 1024
+
+// writev writes all of bufs to f, in as few system calls as IOV_MAX allows.
+func writev(f *os.File, bufs [][]byte) (int64, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	var skip int // bytes of bufs[0] that are written already
+	vecs := make([][]byte, 0, min(len(bufs), maxIovecs))
+	for {
+		for len(bufs) > 0 && len(bufs[0]) == skip {
+			bufs, skip = bufs[1:], 0
+		}
+		if len(bufs) == 0 {
+			return total, nil
+		}
+		vecs = append(vecs[:0], bufs[0][skip:])
+		for _, b := range bufs[1:min(len(bufs), maxIovecs)] {
+			vecs = append(vecs, b)
+		}
+		var n int
+		var werr error
+		if err := conn.Control(func(fd uintptr) { n, werr = unix.Writev(int(fd), vecs) }); err != nil {
+			return total, err
+		}
+		if errors.Is(werr, unix.EINTR) {
+			continue
+		}
+		if werr != nil {
+			return total, os.NewSyscallError("writev", werr)
+		}
+		if n == 0 {
+			return total, io.ErrShortWrite
+		}
+		total += int64(n)
+		for n > 0 { // a write may end in the middle of a buffer
+			take := min(n, len(bufs[0])-skip)
+			n, skip = n-take, skip+take
+			if skip == len(bufs[0]) {
+				bufs, skip = bufs[1:], 0
+			}
+		}
+	}
+}
+
+// linkCount returns how many names a file has.
+func linkCount(f *os.File) (uint64, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	var serr error
+	if err := conn.Control(func(fd uintptr) { serr = unix.Fstat(int(fd), &st) }); err != nil {
+		return 0, err
+	}
+	return uint64(st.Nlink), serr
+}

@@ -1,0 +1,33 @@
+//go:build unix && !linux
+
+package vfs
+
+import (
+	"os"
+	"syscall"
+)
+
+// writev writes all of bufs to f one after the other.
+func writev(f *os.File, bufs [][]byte) (int64, error) {
+	var total int64
+	for _, b := range bufs {
+		n, err := f.Write(b)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// linkCount returns how many names a file has.
+func linkCount(f *os.File) (uint64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Nlink), nil
+	}
+	return 1, nil
+}

@@ -38,7 +38,8 @@ type Origin struct {
 }
 
 // Batch describes one record batch (v2) of a slice. Pos is from the
-// beginning of the object, or, in a segment, from the beginning of the slice's uncompressed bytes.
+// beginning of the object, or, in a segment, from the beginning of the slice's
+// uncompressed bytes.
 type Batch struct {
 	BaseOffset      kafka.Offset
 	LastOffsetDelta int32
@@ -70,8 +71,9 @@ func (b Batch) LastSequence() int32 {
 type Slice struct {
 	Slot    kafka.Slot
 	TP      kafka.TopicPartition
-	Pos     int64 // of the first byte in the object
-	Len     int64 // bytes in the object
+	Pos     int64  // of the first byte in the object
+	Len     int64  // bytes in the object
+	Sum     uint32 // CRC-32C of the batches' heads (see headSum); 0 in a segment, whose frames have their own
 	Batches []Batch
 }
 

@@ -1,0 +1,122 @@
+package bundle
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// reseal makes the checksums of a damaged object right again, so that the
+// fuzzer gets past them.
+func reseal(obj []byte) []byte {
+	if len(obj) < HeaderLen+HeaderLen+TrailerLen {
+		return obj
+	}
+	obj = bytes.Clone(obj)
+	be := binary.BigEndian
+	fix := func(h []byte) { be.PutUint32(h[60:], crc32.Checksum(h[:60], castagnoli)) }
+	fix(obj)
+	t := obj[len(obj)-TrailerLen:]
+	pos := be.Uint64(t)
+	if pos > uint64(len(obj)-TrailerLen-HeaderLen) {
+		pos = uint64(len(obj) - TrailerLen - HeaderLen)
+	}
+	footer := obj[pos : len(obj)-TrailerLen]
+	fix(footer)
+	be.PutUint64(t, pos)
+	be.PutUint32(t[8:], uint32(len(footer)))
+	be.PutUint32(t[12:], crc32.Checksum(footer, castagnoli))
+	be.PutUint32(t[20:], crc32.Checksum(t[:20], castagnoli))
+	return obj
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(exampleWAL(2, 3, 80), true)
+	f.Add(exampleSegment(f, 5, 100), true)
+	seal, _ := SealBuffers(Origin{Broker: 1}, Origin{Broker: 2})
+	f.Add(bytes.Join(seal, nil), true)
+	var buf bytes.Buffer
+	c := NewCheckpointWriter(&buf, Origin{})
+	c.State(State{NextOffset: 5, Epochs: []EpochStart{{1, 2}}, Aborted: []AbortedTxn{{1, 2, 3, 4}},
+		Producers: []Producer{{ID: 1, Batches: []ProducerBatch{{1, 2, 3, 4}}}}})
+	if _, err := c.Close(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(buf.Bytes(), true)
+	f.Fuzz(func(t *testing.T, obj []byte, fix bool) {
+		if fix {
+			obj = reseal(obj)
+		}
+		o, err := Parse(obj)
+		if err != nil {
+			return
+		}
+		// What was accepted must survive being written again.
+		b := appendHeader(nil, o.Kind, o.Origin)
+		switch {
+		case o.Kind == KindSeal:
+			b = appendOrigin(b, o.Sealer)
+		case o.Kind == KindSegment:
+			g := o.Segment
+			b = u(u(appendSlices(b, o.Slices), int64(g.Base)), int64(g.End-g.Base))
+			b = z(z(u(u(b, g.RawSize), g.Records), g.FirstTimestamp), g.MaxTimestamp)
+			b = appendState(appendFrames(b, g.Base, g.Frames), &g.State)
+		case o.Kind == KindCheckpoint:
+			b = appendStates(appendSlices(b, o.Slices), o.States)
+		default:
+			b = appendSlices(b, o.Slices)
+		}
+		// The same slices and states, in a footer at the same place.
+		pos := o.Size - TrailerLen - int64(binary.BigEndian.Uint32(obj[len(obj)-TrailerLen+8:]))
+		n := len(b)
+		b, _ = appendTrailer(b, o.Kind, pos)
+		size := pos + int64(len(b))
+		tr, err := parseTrailer(b, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := parseFooter(tr, b[:n], size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Size, again.Sum = o.Size, o.Sum
+		if d := cmp.Diff(o, again); d != "" {
+			t.Fatal(d)
+		}
+		_, _ = Verify(t.Context(), inMemory(obj))
+	})
+}
+
+func FuzzDescribe(f *testing.F) {
+	f.Add(makeBatch(Batch{BaseOffset: 1, Attributes: 0x30}, controlBody(1, 7)))
+	f.Add(makeBatch(Batch{ProducerID: 3}, nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := Describe(b); err == nil && (int(m.Len) != len(b) || m.LastOffset() < m.BaseOffset) {
+			t.Fatalf("%+v", m)
+		}
+	})
+}
+
+func FuzzDecodeFrame(f *testing.F) {
+	dec, err := NewFrameDecoder()
+	if err != nil {
+		f.Fatal(err)
+	}
+	obj := exampleSegment(f, 5, 100)
+	o, err := Parse(obj)
+	if err != nil {
+		f.Fatal(err)
+	}
+	fr := o.Segment.Frames[0]
+	f.Add(obj[fr.Pos:fr.Pos+int64(fr.Len)], fr.RawLen)
+	f.Fuzz(func(t *testing.T, data []byte, raw int32) {
+		raw = max(minBatch, raw%(1<<20))
+		fr := Frame{Len: int32(len(data)), RawLen: raw, CRC: crc32.Checksum(data, castagnoli)}
+		if got, err := dec.Decode(nil, fr, data); err == nil && len(got) != int(raw) {
+			t.Fatalf("%d bytes, want %d", len(got), raw)
+		}
+	})
+}

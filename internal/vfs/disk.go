@@ -100,13 +100,13 @@ func (d *DiskFS) Remove(name string) error {
 	return os.Remove(p)
 }
 
-// MkdirAll implements FS.
-func (d *DiskFS) MkdirAll(name string) error {
+// Mkdir implements FS.
+func (d *DiskFS) Mkdir(name string) error {
 	p, err := d.path("mkdir", name)
 	if err != nil {
 		return err
 	}
-	return mkdirAll(p)
+	return os.Mkdir(p, 0o755)
 }
 
 // ReadDir implements FS.

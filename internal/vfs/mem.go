@@ -1,7 +1,6 @@
 package vfs
 
 import (
-	"errors"
 	"io/fs"
 	"path"
 	"slices"
@@ -19,7 +18,7 @@ const (
 	OpOpen    OpKind = "open"
 	OpLink    OpKind = "link"
 	OpRemove  OpKind = "remove"
-	OpMkdir   OpKind = "mkdir" // once for each new directory
+	OpMkdir   OpKind = "mkdir"
 	OpReadDir OpKind = "readdir"
 	OpSyncDir OpKind = "syncdir"
 	OpSize    OpKind = "size"
@@ -142,8 +141,8 @@ func (m *Mem) free(op OpKind, name string) (parent *node, base string, err error
 	if !fs.ValidPath(name) || name == "." {
 		return nil, "", &fs.PathError{Op: string(op), Path: name, Err: fs.ErrInvalid}
 	}
-	dir, base := path.Split(name)
-	if parent, err = m.findDir(op, strings.TrimSuffix(dir, "/")); err != nil {
+	base = path.Base(name)
+	if parent, err = m.findDir(op, path.Dir(name)); err != nil {
 		return nil, "", err
 	}
 	if parent.names[base] != nil {
@@ -212,45 +211,27 @@ func (m *Mem) Remove(name string) error {
 	if n == m.root || len(n.names) > 0 {
 		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOTEMPTY}
 	}
-	n.links--
-	parent, err := m.findDir(OpRemove, strings.TrimSuffix(path.Dir(name), "/"))
+	parent, err := m.findDir(OpRemove, path.Dir(name))
 	if err != nil {
 		return err
 	}
+	n.links--
 	delete(parent.names, path.Base(name))
 	return nil
 }
 
-// MkdirAll implements FS.
-func (m *Mem) MkdirAll(name string) error {
-	if name == "" || name == "." {
-		return nil
-	}
-	m.mu.Lock()
-	n, err := m.find(OpMkdir, name)
-	m.mu.Unlock()
-	if err == nil && n.names == nil {
-		return &fs.PathError{Op: "mkdir", Path: name, Err: syscall.ENOTDIR}
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	parent := path.Dir(name)
-	if err := m.MkdirAll(parent); err != nil {
-		return err
-	}
+// Mkdir implements FS.
+func (m *Mem) Mkdir(name string) error {
 	if err := m.begin(OpMkdir, name); err != nil {
 		return err
 	}
-	p, base, err := m.free(OpMkdir, name)
-	if err == nil {
-		p.add(base, newDir())
-	}
-	m.mu.Unlock()
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	defer m.mu.Unlock()
+	parent, base, err := m.free(OpMkdir, name)
+	if err != nil {
 		return err
 	}
-	return m.SyncDir(parent)
+	parent.add(base, newDir())
+	return nil
 }
 
 // ReadDir implements FS.

@@ -24,9 +24,9 @@ type FS interface {
 	Link(oldPath, newPath string) error
 	// Remove removes a name.
 	Remove(path string) error
-	// MkdirAll makes a directory and its missing parents, and makes each
-	// new directory entry durable (SyncDir of each parent of a new one).
-	MkdirAll(path string) error
+	// Mkdir makes a directory; it fails with fs.ErrExist where the path is
+	// taken. The name is durable after SyncDir of its parent.
+	Mkdir(path string) error
 	// ReadDir returns the names in a directory; directories end in '/'. They
 	// are in byte order, that '/' included ("a-b" < "a/" < "a0").
 	ReadDir(path string) ([]string, error)

@@ -59,8 +59,11 @@ func read(t *testing.T, f vfs.FS, name string) string {
 
 func TestNames(t *testing.T) {
 	each(t, func(t *testing.T, f vfs.FS) {
-		must(t, f.MkdirAll("d/e"))
-		must(t, f.MkdirAll("d/e"))
+		must(t, f.Mkdir("d"))
+		must(t, f.Mkdir("d/e"))
+		if err := f.Mkdir("d/e"); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("Mkdir of a taken name: %v", err)
+		}
 		must(t, create(t, f, "d/x", "xyz").Close())
 		must(t, create(t, f, "d/e-", "").Close())
 		must(t, create(t, f, "d/e0", "").Close())
@@ -95,8 +98,8 @@ func TestNames(t *testing.T) {
 		if _, err := f.Size("d"); !errors.Is(err, syscall.EISDIR) {
 			t.Errorf("Size of a directory: %v", err)
 		}
-		if err := f.MkdirAll("d/y/z"); !errors.Is(err, syscall.ENOTDIR) {
-			t.Errorf("MkdirAll below a file: %v", err)
+		if err := f.Mkdir("d/y/z"); !errors.Is(err, syscall.ENOTDIR) {
+			t.Errorf("Mkdir below a file: %v", err)
 		}
 		for _, bad := range []string{"..", "/x", "a/../../b", "d/"} {
 			if _, err := f.Create(bad); !errors.Is(err, fs.ErrInvalid) {
@@ -147,7 +150,7 @@ func TestDiskSyncDirFollowsNewDirectory(t *testing.T) {
 	must(t, err)
 	defer d.Close()
 	for range 2 {
-		must(t, d.MkdirAll("x"))
+		must(t, d.Mkdir("x"))
 		must(t, d.SyncDir("x"))
 		must(t, d.Remove("x"))
 	}
@@ -156,7 +159,7 @@ func TestDiskSyncDirFollowsNewDirectory(t *testing.T) {
 	}
 	for i := range 200 { // more than are kept open
 		name := fmt.Sprintf("d%d", i)
-		must(t, d.MkdirAll(name))
+		must(t, d.Mkdir(name))
 		must(t, d.SyncDir(name))
 	}
 }

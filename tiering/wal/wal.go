@@ -1,8 +1,22 @@
-// Package wal writes, seals and replays the log of one session.
+// Package wal is the log of one session: the ordered objects
+// wal/<broker>/<session>/<seq> that hold the durable tail of all its
+// partitions together, and the seal that ends it.
+//
+// A Writer gathers what the partitions append and puts it as bundles at
+// consecutive sequence numbers, create-only, a few at a time:
+//
+//	Append ─▶ queue ─▶ object n+2 ─┐ in flight         ┌─▶ Fill the object cache,
+//	                   object n+1 ─┤ (PUT until its    │   then Durable of each slice,
+//	                   object n   ─┘  fate is known) ──┴─▶ in sequence order
+//
+// An object's bytes never change once they were sent. What happened to a PUT
+// is known when the store says that it was applied, or when the object under
+// its key was read: it is mine, or it is a seal, and then the session has
+// ended. Seal puts that seal from outside, behind the last object that made it;
+// so nothing is ever acknowledged at or behind a seal, without any clock.
 package wal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,101 +24,94 @@ import (
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
-// Errors of the writer.
 var (
+	// ErrClosed means that the writer takes nothing more: it is being
+	// closed, or Run has ended.
 	ErrClosed = errors.New("wal: closed")
-	ErrFenced = errors.New("wal: fenced: somebody sealed this session")
-	ErrHole   = errors.New("wal: object missing below the seal")
+	// ErrFenced means that somebody else sealed this session. What was not
+	// durable then never will be; the session is over.
+	ErrFenced = errors.New("wal: fenced")
+	// ErrHole means that an object below a session's seal is missing, or is
+	// not what should be there: acknowledged records may be lost.
+	ErrHole = errors.New("wal: hole below the seal")
 )
 
-// Target learns what became durable.
+// Target is a partition's log, as the writer sees it.
 type Target interface {
+	// Durable tells that a slice of batches became durable and readable
+	// under key. It is called in the order of Append, from Run's goroutine;
+	// it must not block.
 	Durable(key string, s bundle.Slice)
 }
 
-// Entry is one appended batch.
+// Entry is one batch to be made durable. The writer keeps Data, unchanged,
+// until the object cache drops it: nobody may write to it any more.
 type Entry struct {
 	Target Target
 	Slot   kafka.Slot
 	TP     kafka.TopicPartition
-	Batch  bundle.Batch
-	Data   []byte
+	Batch  bundle.Batch // Pos and Len are filled in by the writer
+	Data   []byte       // the whole batch, stamped
 }
 
 // Options configures a Writer.
 type Options struct {
-	Store        objstore.Store
-	Fill         func(key string, pieces [][]byte) // the object's bytes from its first on, by reference; nil: none
-	Fenced       func()                            // called once, from Run, when somebody else's seal was seen; nil: none
-	Origin       bundle.Origin                     // Seq: the first object's number
-	MaxBytes     int
-	FlushBytes   int
-	Interval     time.Duration
-	InFlight     int
-	PendingBytes int64
-	PutTimeout   time.Duration
-	Hedge        bool
-	Metrics      *Metrics
-	Logger       *slog.Logger
+	Store  objstore.Store
+	Origin bundle.Origin // the session; Seq is the first object's number, usually 0
+
+	// Fill keeps an object's batches in the object cache once it is durable,
+	// before its Durable calls. Nil: none.
+	Fill func(key string, pieces []objcache.Piece)
+	// Fenced is called once, from Run's goroutine, as soon as somebody
+	// else's seal is seen: Append fails from then on, and what waits will not
+	// become durable, but for objects before the seal whose Durable calls may
+	// still follow until Run returns. It must not block. Nil: none.
+	Fenced func()
+
+	MaxBytes     int           // bytes of batches in an object, unless one batch is longer; default 16 MiB
+	FlushBytes   int           // waiting bytes that start a PUT beside those in flight; default 1 MiB, with an interval 8 MiB
+	Interval     time.Duration // least time between two PUTs, unless FlushBytes wait; 0: none
+	InFlight     int           // PUTs at a time; default 4
+	PendingBytes int64         // bytes appended and not durable at which Admit blocks; default 64 MiB
+	PutTimeout   time.Duration // of one attempt; default 30 s
+	Hedge        bool          // send a PUT a second time when it is slower than the running p99
+
+	Metrics *Metrics     // nil: none
+	Logger  *slog.Logger // nil: none
 }
 
-// Metrics counts.
-type Metrics struct{}
-
-// Position tells how far a writer is.
-type Position struct {
-	Next    int64 // sequence number of the next object
-	Durable int64 // all objects below are durable and applied
-	Bytes   int64 // sum of the sizes of all durable objects
+func (o *Options) setDefaults() {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&o.MaxBytes, 16<<20)
+	if o.Interval > 0 {
+		def(&o.FlushBytes, o.MaxBytes/2)
+	}
+	def(&o.FlushBytes, 1<<20)
+	def(&o.InFlight, 4)
+	if o.PendingBytes <= 0 {
+		o.PendingBytes = 64 << 20
+	}
+	if o.PutTimeout <= 0 {
+		o.PutTimeout = defaultPutTimeout
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 }
 
-// Writer is the group commit.
-type Writer struct{}
+// Key returns the key of the WAL object or seal of o's session at o.Seq.
+func Key(o bundle.Origin) string { return fmt.Sprintf("%s%020d", Prefix(o.Broker, o.Epoch), o.Seq) }
 
-// New returns a writer.
-func New(o Options) *Writer { return nil }
-
-// Append queues a batch.
-func (w *Writer) Append(e Entry) error { return nil }
-
-// Admit waits for room.
-func (w *Writer) Admit(ctx context.Context, n int) error { return nil }
-
-// Run writes until it is closed, fenced or cancelled.
-func (w *Writer) Run(ctx context.Context) error { return nil }
-
-// Flush waits for what has been appended so far.
-func (w *Writer) Flush(ctx context.Context) error { return nil }
-
-// Close flushes and seals.
-func (w *Writer) Close(ctx context.Context) (sealedAt int64, err error) { return 0, nil }
-
-// Position tells how far the writer is.
-func (w *Writer) Position() Position { return Position{} }
-
-// OldestWaiting returns when the oldest batch that is not yet durable was appended.
-func (w *Writer) OldestWaiting() time.Time { return time.Time{} }
-
-// Key returns the key of a WAL object or seal.
-func Key(o bundle.Origin) string {
-	return fmt.Sprintf("wal/%010d/%020d/%020d", o.Broker, o.Epoch, o.Seq)
-}
-
-// Seal ends target's WAL.
-func Seal(ctx context.Context, store objstore.Store, target bundle.Origin, from int64, sealer bundle.Origin) (at int64, err error) {
-	return 0, nil
-}
-
-// Span is a run of a session's WAL objects.
-type Span struct {
-	Session  bundle.Origin // Seq unused
-	From, To int64         // To exclusive
-}
-
-// Replay reads the footers of a span in order.
-func Replay(ctx context.Context, store objstore.Store, span Span, fn func(key string, o *bundle.Object) error) error {
-	return nil
-}
+// Prefix returns what the keys of a session's WAL begin with.
+func Prefix(broker int32, epoch int64) string { return fmt.Sprintf("wal/%010d/%020d/", broker, epoch) }

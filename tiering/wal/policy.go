@@ -1,0 +1,35 @@
+package wal
+
+import "time"
+
+// policy decides when an object is cut. It is self-clocking: with nothing in
+// flight the next object leaves at once, and while one is, batches gather, so
+// objects grow as the store gets slower or the load higher.
+type policy struct {
+	interval   time.Duration
+	flushBytes int64
+	inFlight   int
+}
+
+// view is what the policy looks at.
+type view struct {
+	queued    int64     // bytes
+	inFlight  int       // PUTs
+	lastStart time.Time // of the newest PUT
+	urgent    bool      // somebody waits in Flush or Close
+}
+
+// next says whether to cut an object now and, if not, after what time to ask
+// again; 0 is when something has changed.
+func (p policy) next(now time.Time, v view) (flush bool, wait time.Duration) {
+	switch {
+	case v.queued == 0 || v.inFlight >= p.inFlight:
+		return false, 0
+	case v.urgent || v.queued >= p.flushBytes:
+		return true, 0
+	case v.inFlight > 0 && p.interval == 0:
+		return false, 0 // the end of the PUT in flight is the clock
+	}
+	wait = p.interval - now.Sub(v.lastStart)
+	return wait <= 0, max(wait, 0)
+}

@@ -1,0 +1,58 @@
+// Varve is a log service that speaks the Kafka protocol and keeps its log in
+// object storage. This is its one binary: the broker and its tools.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker (make build).
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := newRoot().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	var coded *exitError
+	if errors.As(err, &coded) {
+		if coded.err != nil {
+			fmt.Fprintln(os.Stderr, "varve:", coded.err)
+		}
+		stop()
+		os.Exit(coded.code)
+	}
+	fmt.Fprintln(os.Stderr, "varve:", err)
+	stop()
+	os.Exit(1)
+}
+
+// exitError carries a process exit code other than 1.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return fmt.Sprint(e.err) }
+func (e *exitError) Unwrap() error { return e.err }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "varve",
+		Short:         "A log service that speaks the Kafka protocol and keeps its log in object storage",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newBrokerCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newGroupCommand())
+	return root
+}

@@ -1,0 +1,242 @@
+package slot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// Manager is one session: its WAL, the slots that it owns and the logs of
+// their partitions. Make one with Begin, run it, and end it with Leave.
+type Manager struct {
+	o       Options
+	session catalog.Session
+	wal     *wal.Writer
+	set     *partition.Set
+	keeper  *keeper
+
+	reconciling sync.Mutex // serialises Reconcile; held across the catalogue's in-memory snapshot only
+
+	mu        sync.Mutex
+	slots     map[kafka.Slot]catalog.Slot                // as last committed
+	tails     map[kafka.TopicPartition]*tail             // recovered, their logs not open yet
+	logStarts map[kafka.TopicPartition]kafka.Offset      // as read when the slots were taken
+	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
+}
+
+// Begin ends what this broker id left behind, starts a session, takes all
+// slots and recovers their partitions. The caller runs the Manager next.
+func Begin(ctx context.Context, o Options) (*Manager, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	mine, err := o.Catalog.StartSession(ctx, o.Broker, o.Addr, o.Rack)
+	if err != nil {
+		return nil, fmt.Errorf("start session: %w", err)
+	}
+	sessions, err := endPredecessors(ctx, &o, originOf(mine))
+	if err != nil {
+		return nil, err
+	}
+	before, after, err := take(ctx, &o, mine, sessions)
+	if err != nil {
+		return nil, err
+	}
+	tails, err := recoverTails(ctx, &o, before, sessions)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		o: o, session: mine, set: partition.NewSet(), tails: tails,
+		slots:  make(map[kafka.Slot]catalog.Slot, len(after)),
+		topics: make(map[kafka.TopicPartition]*atomic.Pointer[config.Topic]),
+	}
+	for _, s := range after {
+		m.slots[s.Slot] = s
+	}
+	if m.logStarts, err = readLogStarts(ctx, &o, after); err != nil {
+		return nil, err
+	}
+	m.wal = wal.New(m.walOptions())
+	m.keeper = newKeeper(m, sessions)
+	m.o.Logger.Info("session begun", "broker", mine.ID.Broker, "session", mine.ID.Epoch, "slots", len(after), "recovered_partitions", len(tails))
+	return m, nil
+}
+
+func readLogStarts(ctx context.Context, o *Options, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	all := make(map[kafka.TopicPartition]kafka.Offset)
+	for _, s := range slots {
+		if s.Epoch == 0 { // never owned before, so nothing was ever written in it
+			continue
+		}
+		starts, err := o.Catalog.LogStarts(ctx, s.Slot)
+		if err != nil {
+			return nil, fmt.Errorf("read log starts of slot %d: %w", s.Slot, err)
+		}
+		maps.Copy(all, starts)
+	}
+	return all, nil
+}
+
+// Session returns the session's catalogue entry.
+func (m *Manager) Session() catalog.Session { return m.session }
+
+// Logs returns the open logs.
+func (m *Manager) Logs() *partition.Set { return m.set }
+
+// Slot returns a slot as this session last committed it.
+func (m *Manager) Slot(s kafka.Slot) (catalog.Slot, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	slot, ok := m.slots[s]
+	return slot, ok
+}
+
+// Admit waits until the WAL has room for n more bytes.
+func (m *Manager) Admit(ctx context.Context, n int) error { return m.wal.Admit(ctx, n) }
+
+// Reconcile opens the logs of partitions that the catalogue's snapshot has
+// and this session does not, closes those of deleted topics, and hands changed configs on.
+func (m *Manager) Reconcile(context.Context) error {
+	m.reconciling.Lock()
+	defer m.reconciling.Unlock()
+	want := make(map[kafka.TopicPartition]bool)
+	for _, t := range m.o.Catalog.Topics().All() {
+		cfg := config.EffectiveTopic(m.o.Config, t.Configs)
+		for p := range t.Partitions {
+			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
+			want[tp] = true
+			if err := m.open(tp, t.Name, cfg); err != nil {
+				return fmt.Errorf("open %s-%d: %w", t.Name, p, err)
+			}
+		}
+	}
+	for _, l := range m.set.All() {
+		if tp := l.TP(); !want[tp] {
+			m.set.Remove(tp)
+			l.Close(kafka.UnknownTopicOrPartition)
+			m.mu.Lock()
+			delete(m.topics, tp)
+			m.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.topics[tp]; p != nil {
+		p.Store(&cfg)
+		return nil
+	}
+	slot := kafka.PartitionSlot(topic, tp.Partition, m.o.Slots)
+	owned, ok := m.slots[slot]
+	if !ok {
+		return nil
+	}
+	t := m.tails[tp]
+	if t == nil {
+		t = &tail{state: bundle.State{Slot: slot, TP: tp}}
+	}
+	delete(m.tails, tp)
+	current := new(atomic.Pointer[config.Topic])
+	current.Store(&cfg)
+	m.topics[tp] = current
+	m.set.Add(partition.New(partition.Options{
+		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
+		WAL: m.wal, Cache: m.o.Cache, Cold: m.o.Cold,
+		Config: func() config.Topic { return *current.Load() },
+		State:  t.state, Hot: t.hot, LogStart: m.logStarts[tp],
+	}))
+	return nil
+}
+
+// Run writes the WAL and keeps the tails short until Leave has sealed the
+// session (nil), somebody else has (wal.ErrFenced), or ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	stop := make(chan struct{})
+	g.Go(func() error {
+		defer close(stop)
+		return m.wal.Run(ctx)
+	})
+	g.Go(func() error { return m.keeper.run(ctx, stop) })
+	g.Go(func() error { return m.follow(ctx, stop) })
+	err := g.Wait()
+	m.drop()
+	return err
+}
+
+// follow reconciles at each change of the topics.
+func (m *Manager) follow(ctx context.Context, stop <-chan struct{}) error {
+	for {
+		changed := m.o.Catalog.Changed()
+		if err := m.Reconcile(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-stop:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// drop fails everything that waits: the session is over.
+func (m *Manager) drop() {
+	for _, l := range m.set.All() {
+		l.Close(kafka.NotLeaderOrFollower)
+	}
+}
+
+// Leave makes everything durable, writes a last checkpoint, seals the session
+// and records the seal, so that the next one starts without replay. Appends
+// fail from then on. Run must be running.
+func (m *Manager) Leave(ctx context.Context) error {
+	if err := m.wal.Flush(ctx); err != nil {
+		return fmt.Errorf("leave: flush: %w", err)
+	}
+	ckptErr := m.keeper.ask(ctx)
+	at, err := m.wal.Close(ctx)
+	if err != nil {
+		return errors.Join(ckptErr, fmt.Errorf("leave: seal: %w", err))
+	}
+	fenced, err := m.o.Catalog.FenceSession(ctx, m.keeper.mine())
+	if err == nil {
+		_, err = m.o.Catalog.RecordSeal(ctx, fenced, at)
+	}
+	return errors.Join(ckptErr, err)
+}
+
+// owned returns the slots as last committed, in order.
+func (m *Manager) owned() []catalog.Slot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := slices.Collect(maps.Values(m.slots))
+	slices.SortFunc(all, func(a, b catalog.Slot) int { return int(a.Slot - b.Slot) })
+	return all
+}
+
+func (m *Manager) setSlots(slots []catalog.Slot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range slots {
+		m.slots[s.Slot] = s
+	}
+}

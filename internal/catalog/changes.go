@@ -1,0 +1,214 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/varvelog/varve/internal/meta"
+)
+
+const (
+	changesPK   = "changes"
+	keepChanges = time.Hour // older entries of the feed go
+	pollPeriod  = time.Second
+)
+
+func changeSK(n int64) string { return fmt.Sprintf("%020d", n) }
+
+// Topics returns the newest snapshot, without I/O.
+func (c *Catalog) Topics() *Topics { return c.topics.Load() }
+
+// Changed returns a channel that is closed at the next new snapshot.
+func (c *Catalog) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// change commits what build returns together with the next entry of the
+// change feed, and then brings the snapshot up to it. build is called again
+// when the commit loses a race.
+func (c *Catalog) change(ctx context.Context, kind, name string, build func() ([]meta.Op, error)) error {
+	err := again(ctx, func() error {
+		if err := c.Refresh(ctx); err != nil {
+			return err
+		}
+		ops, err := build()
+		if err != nil {
+			return err
+		}
+		entry := meta.Key{PK: changesPK, SK: changeSK(c.Topics().change + 1)}
+		ops = append(ops, meta.Create(entry, meta.Attrs{"v": format, "kind": kind, "name": name, "at": time.Now().UnixMilli()}))
+		return c.commit(ctx, ops...)
+	})
+	if err != nil {
+		return err
+	}
+	return c.Refresh(ctx)
+}
+
+// Refresh brings the snapshot up to the newest change.
+func (c *Catalog) Refresh(ctx context.Context) error {
+	now := c.Topics()
+	if now.change < 0 {
+		return c.reload(ctx)
+	}
+	next := now
+	for {
+		items, more, err := c.store.Query(ctx, changesPK, meta.Range{After: changeSK(next.change)})
+		if err != nil {
+			return fmt.Errorf("read changes: %w", err)
+		}
+		for _, it := range items {
+			if it.SK != changeSK(next.change+1) {
+				return c.reload(ctx) // the feed was pruned past this snapshot
+			}
+			if next == now {
+				next = now.clone()
+			}
+			if err := c.applyChange(ctx, next, it); err != nil {
+				return fmt.Errorf("apply change %s: %w", it.SK, err)
+			}
+		}
+		if !more {
+			break
+		}
+	}
+	if next != now {
+		c.publish(next)
+	}
+	return nil
+}
+
+// applyChange brings one topic or broker of a private snapshot up to date.
+// What it reads may be newer than the change: later changes then find it so.
+func (c *Catalog) applyChange(ctx context.Context, next *Topics, entry meta.Item) error {
+	f := read(entry)
+	kind, name := f.text("kind"), f.text("name")
+	if f.err != nil {
+		return f.err
+	}
+	switch kind {
+	case "topic":
+		t, err := c.topic(ctx, name)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			next.remove(name)
+		case err != nil:
+			return err
+		default:
+			next.put(t)
+		}
+	case "broker":
+		_, configs, err := c.brokerConfigs(ctx, name)
+		if err != nil {
+			return err
+		}
+		next.brokers[name] = configs
+	}
+	next.change++
+	return nil
+}
+
+// reload reads everything anew. The feed's end is read first, so what the
+// snapshot has is at least as new as it says.
+func (c *Catalog) reload(ctx context.Context) error {
+	next := newTopics()
+	last, _, err := c.store.Query(ctx, changesPK, meta.Range{Reverse: true, Limit: 1})
+	if err != nil {
+		return fmt.Errorf("read changes: %w", err)
+	}
+	if len(last) > 0 {
+		if _, err := fmt.Sscanf(last[0].SK, "%d", &next.change); err != nil {
+			return fmt.Errorf("read changes: %w", err)
+		}
+	}
+	items, err := c.all(ctx, topicsPK, "")
+	if err != nil {
+		return fmt.Errorf("read topics: %w", err)
+	}
+	for _, it := range items {
+		t, err := topicOf(it)
+		if err != nil {
+			return fmt.Errorf("read topics: %w", err)
+		}
+		next.put(t)
+	}
+	configs, err := c.all(ctx, "config", "broker/")
+	if err != nil {
+		return fmt.Errorf("read broker settings: %w", err)
+	}
+	for _, it := range configs {
+		broker := it.SK[len("broker/"):]
+		if _, next.brokers[broker], err = c.brokerConfigs(ctx, broker); err != nil {
+			return fmt.Errorf("read broker settings: %w", err)
+		}
+	}
+	c.publish(next)
+	return nil
+}
+
+// publish makes a snapshot the newest, unless a newer one has come.
+func (c *Catalog) publish(next *Topics) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.topics.Load(); now.change > next.change {
+		return
+	}
+	c.topics.Store(next)
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// Run follows the change feed each second and prunes its old entries, until
+// ctx ends. Failures are told to onError and tried again.
+func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
+	tick := time.NewTicker(pollPeriod)
+	defer tick.Stop()
+	prune := time.NewTicker(keepChanges / 4)
+	defer prune.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			err = c.bounded(ctx, c.Refresh)
+		case <-prune.C:
+			err = c.bounded(ctx, c.pruneChanges)
+		}
+		if err != nil && ctx.Err() == nil {
+			onError(err)
+		}
+	}
+}
+
+func (c *Catalog) bounded(ctx context.Context, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return fn(ctx)
+}
+
+// pruneChanges removes old entries; the newest always stays, for its number.
+func (c *Catalog) pruneChanges(ctx context.Context) error {
+	items, more, err := c.store.Query(ctx, changesPK, meta.Range{})
+	if err != nil {
+		return fmt.Errorf("prune changes: %w", err)
+	}
+	if !more && len(items) > 0 {
+		items = items[:len(items)-1]
+	}
+	before := time.Now().Add(-keepChanges).UnixMilli()
+	for _, it := range items {
+		f := read(it)
+		if at := f.int("at"); f.err != nil || at > before {
+			return f.err
+		}
+		if err := c.commit(ctx, meta.Delete(it)); err != nil && !errors.Is(err, meta.ErrConflict) {
+			return fmt.Errorf("prune changes: %w", err)
+		}
+	}
+	return nil
+}

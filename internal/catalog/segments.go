@@ -1,0 +1,196 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/meta"
+)
+
+// EpochStart is an entry of a partition's leader-epoch history (KIP-101).
+type EpochStart struct {
+	Epoch kafka.LeaderEpoch `json:"e"`
+	Start kafka.Offset      `json:"s"`
+}
+
+// Segment is a sealed run of a partition's log.
+type Segment struct {
+	TP             kafka.TopicPartition
+	Base, End      kafka.Offset // End is exclusive
+	Key            string       // object key; "": an empty placeholder that keeps the log's end
+	Size           int64        // bytes of the object
+	RawSize        int64        // bytes of the batches
+	Records        int64
+	FirstTimestamp int64 // ms
+	MaxTimestamp   int64
+	FooterLen      int64
+	CreatedMs      int64
+	Epochs         []EpochStart
+	item           meta.Item
+}
+
+func logPK(tp kafka.TopicPartition) string {
+	return fmt.Sprintf("log/%s/%010d", tp.Topic.Hex(), tp.Partition)
+}
+
+func segSK(base kafka.Offset) string { return fmt.Sprintf("seg/%020d", base) }
+
+func segmentOf(tp kafka.TopicPartition, item meta.Item) (Segment, error) {
+	f := read(item)
+	s := Segment{
+		TP: tp, Base: kafka.Offset(f.int("base")), End: kafka.Offset(f.int("end")), Key: f.text("key"),
+		Size: f.int("size"), RawSize: f.int("raw_size"), Records: f.int("records"),
+		FirstTimestamp: f.int("first_ts"), MaxTimestamp: f.int("max_ts"), FooterLen: f.int("footer_len"), CreatedMs: f.int("created"), item: item,
+	}
+	f.json("epochs", &s.Epochs)
+	return s, f.err
+}
+
+func (s Segment) attrs() meta.Attrs {
+	return meta.Attrs{
+		"v": format, "base": int64(s.Base), "end": int64(s.End), "key": s.Key, "size": s.Size, "raw_size": s.RawSize, "records": s.Records,
+		"first_ts": s.FirstTimestamp, "max_ts": s.MaxTimestamp, "footer_len": s.FooterLen, "created": s.CreatedMs, "epochs": jsonText(s.Epochs),
+	}
+}
+
+func (s Segment) sameAs(o Segment) bool {
+	return s.Base == o.Base && s.End == o.End && s.Key == o.Key
+}
+
+// AddSegment registers a sealed segment, on condition that slot is still
+// owned at its epoch and the topic is still there. ErrFenced, ErrNotFound (the
+// topic), ErrExists (another segment begins there).
+func (c *Catalog) AddSegment(ctx context.Context, slot Slot, topic Topic, s Segment) error {
+	key := meta.Key{PK: logPK(s.TP), SK: segSK(s.Base)}
+	err := again(ctx, func() error {
+		owned, err := c.slot(ctx, slot.Slot)
+		if err != nil {
+			return err
+		}
+		if owned.Owner != slot.Owner || owned.Epoch != slot.Epoch {
+			return ErrFenced
+		}
+		t, err := c.topic(ctx, topic.Name)
+		if err != nil {
+			return err
+		}
+		if t.ID != s.TP.Topic {
+			return ErrNotFound
+		}
+		if item, err := c.get(ctx, key.PK, key.SK); err != nil || item.Version > 0 {
+			if err != nil {
+				return err
+			}
+			if there, err := segmentOf(s.TP, item); err != nil || !there.sameAs(s) {
+				return errors.Join(ErrExists, err)
+			}
+			return nil // this very segment: an earlier attempt was applied
+		}
+		return c.commit(ctx, meta.Check(owned.item), meta.Check(t.item), meta.Create(key, s.attrs()))
+	})
+	if err != nil {
+		return fmt.Errorf("add segment %s at %d: %w", s.TP, s.Base, err)
+	}
+	return nil
+}
+
+// Segments returns up to limit (0: all) segments of a partition that hold offsets of
+// from or later, in order.
+func (c *Catalog) Segments(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, limit int) ([]Segment, error) {
+	first, ok, err := c.segmentBefore(ctx, tp, from)
+	if err != nil {
+		return nil, err
+	}
+	var all []Segment
+	r := meta.Range{Prefix: "seg/", Limit: limit}
+	if ok {
+		if first.End > from {
+			all = append(all, first)
+		}
+		r.After = segSK(first.Base)
+	}
+	for limit <= 0 || len(all) < limit {
+		items, more, err := c.store.Query(ctx, logPK(tp), r)
+		if err != nil {
+			return nil, fmt.Errorf("read segments of %s: %w", tp, err)
+		}
+		for _, it := range items {
+			s, err := segmentOf(tp, it)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, s)
+			r.After = it.SK
+		}
+		if !more || len(items) == 0 {
+			break
+		}
+	}
+	if limit > 0 && len(all) > limit {
+		all = all[:limit]
+	}
+	return all, nil
+}
+
+// segmentBefore returns the last segment that begins at off or before.
+func (c *Catalog) segmentBefore(ctx context.Context, tp kafka.TopicPartition, off kafka.Offset) (Segment, bool, error) {
+	r := meta.Range{Prefix: "seg/", Reverse: true, Limit: 1}
+	if off < 1<<62 {
+		r.After = segSK(max(off, 0) + 1)
+	}
+	items, _, err := c.store.Query(ctx, logPK(tp), r)
+	if err != nil {
+		return Segment{}, false, fmt.Errorf("read segments of %s: %w", tp, err)
+	}
+	if len(items) == 0 {
+		return Segment{}, false, nil
+	}
+	s, err := segmentOf(tp, items[0])
+	return s, err == nil, err
+}
+
+// NewestSegment returns a partition's last segment.
+func (c *Catalog) NewestSegment(ctx context.Context, tp kafka.TopicPartition) (Segment, bool, error) {
+	return c.segmentBefore(ctx, tp, 1<<62)
+}
+
+// RemoveSegments unreferences segments of one partition in one commit, at most
+// 40. topic is checked to be there (nil: it was deleted). Where the newest
+// segment is among them, replacement, an empty one with its end, takes its
+// place. Segments that have gone or changed since they were read give ErrFenced.
+func (c *Catalog) RemoveSegments(ctx context.Context, topic *Topic, segs []Segment, replacement *Segment) error {
+	err := again(ctx, func() error {
+		var ops []meta.Op
+		if topic != nil {
+			t, err := c.topic(ctx, topic.Name)
+			if err != nil {
+				return err
+			}
+			if t.ID != topic.ID {
+				return ErrNotFound
+			}
+			ops = append(ops, meta.Check(t.item))
+		}
+		for _, s := range segs {
+			item, err := c.get(ctx, s.item.PK, s.item.SK)
+			if err != nil {
+				return err
+			}
+			if item.Version != s.item.Version || item.CommitID != s.item.CommitID {
+				return ErrFenced
+			}
+			if replacement != nil && replacement.Base == s.Base {
+				ops = append(ops, meta.Replace(s.item, replacement.attrs()))
+				continue
+			}
+			ops = append(ops, meta.Delete(s.item))
+		}
+		return c.commit(ctx, ops...)
+	})
+	if err != nil {
+		return fmt.Errorf("remove %d segments of %s: %w", len(segs), segs[0].TP, err)
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package catalog
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/varvelog/varve/internal/meta"
+)
+
+// SessionID names one life of a broker.
+type SessionID struct {
+	Broker int32 `json:"b"`
+	Epoch  int64 `json:"e"`
+}
+
+// SessionState is where a session is in its life. It only goes forward.
+type SessionState string
+
+// The states of a session.
+const (
+	Live   SessionState = "live"
+	Fenced SessionState = "fenced"
+	Sealed SessionState = "sealed"
+)
+
+// Session is one life of a broker process.
+type Session struct {
+	ID       SessionID
+	Nonce    [16]byte
+	State    SessionState
+	SealedAt int64 // WAL sequence number of the seal; -1: not sealed
+	Trim     int64 // WAL objects up to this one may have been deleted; -1: none
+	Addr     string
+	Rack     string
+	item     meta.Item
+}
+
+func sessionPK(broker int32) string { return fmt.Sprintf("session/%010d", broker) }
+
+func sessionOf(item meta.Item) (Session, error) {
+	f := read(item)
+	s := Session{
+		ID: SessionID{Broker: int32(f.int("broker")), Epoch: f.int("epoch")}, State: SessionState(f.text("state")),
+		SealedAt: f.int("sealed_at"), Trim: f.int("trim"), Addr: f.text("addr"), Rack: f.text("rack"), item: item,
+	}
+	if n := copy(s.Nonce[:], f.bytes("nonce")); f.err == nil && n != len(s.Nonce) {
+		f.err = fmt.Errorf("item %v: nonce of %d bytes", item.Key, n)
+	}
+	return s, f.err
+}
+
+func (s Session) attrs() meta.Attrs {
+	return meta.Attrs{
+		"v": format, "broker": int64(s.ID.Broker), "epoch": s.ID.Epoch, "nonce": s.Nonce[:], "state": string(s.State),
+		"sealed_at": s.SealedAt, "trim": s.Trim, "addr": s.Addr, "rack": s.Rack,
+	}
+}
+
+// Sessions returns the sessions of one broker id, oldest first.
+func (c *Catalog) Sessions(ctx context.Context, broker int32) ([]Session, error) {
+	items, err := c.all(ctx, sessionPK(broker), "")
+	if err != nil {
+		return nil, fmt.Errorf("list sessions of broker %d: %w", broker, err)
+	}
+	sessions := make([]Session, 0, len(items))
+	for _, it := range items {
+		s, err := sessionOf(it)
+		if err != nil {
+			return nil, err
+		}
+		sessions = append(sessions, s)
+	}
+	return sessions, nil
+}
+
+// AllSessions returns the sessions of all brokers.
+func (c *Catalog) AllSessions(ctx context.Context) ([]Session, error) {
+	brokers, err := c.all(ctx, "sessions", "")
+	if err != nil {
+		return nil, fmt.Errorf("list brokers: %w", err)
+	}
+	var all []Session
+	for _, it := range brokers {
+		f := read(it)
+		b := int32(f.int("broker"))
+		if f.err != nil {
+			return nil, f.err
+		}
+		sessions, err := c.Sessions(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, sessions...)
+	}
+	return all, nil
+}
+
+// StartSession begins a session of a broker: its epoch is higher than any
+// that the broker id had.
+func (c *Catalog) StartSession(ctx context.Context, broker int32, addr, rack string) (Session, error) {
+	s := Session{ID: SessionID{Broker: broker}, State: Live, SealedAt: -1, Trim: -1, Addr: addr, Rack: rack}
+	rand.Read(s.Nonce[:])
+	err := again(ctx, func() error {
+		known, err := c.get(ctx, "sessions", fmt.Sprintf("%010d", broker))
+		if err != nil {
+			return err
+		}
+		s.ID.Epoch = 0
+		if known.Version > 0 {
+			f := read(known)
+			if s.ID.Epoch = f.int("epoch") + 1; f.err != nil {
+				return f.err
+			}
+		}
+		s.item = meta.Item{Key: meta.Key{PK: sessionPK(broker), SK: fmt.Sprintf("%020d", s.ID.Epoch)}}
+		return c.commit(ctx,
+			meta.Put(known, meta.Attrs{"v": format, "broker": int64(broker), "epoch": s.ID.Epoch}),
+			meta.Create(s.item.Key, s.attrs()))
+	})
+	if err != nil {
+		return Session{}, fmt.Errorf("start session of broker %d: %w", broker, err)
+	}
+	return c.session(ctx, s.ID)
+}
+
+func (c *Catalog) session(ctx context.Context, id SessionID) (Session, error) {
+	item, err := c.get(ctx, sessionPK(id.Broker), fmt.Sprintf("%020d", id.Epoch))
+	if err != nil {
+		return Session{}, err
+	}
+	if item.Version == 0 {
+		return Session{}, fmt.Errorf("session %d/%d: %w", id.Broker, id.Epoch, ErrNotFound)
+	}
+	return sessionOf(item)
+}
+
+// FenceSession ends a session's catalogue commits and its trimming. It
+// returns the session as the fence found it and left it; one that somebody
+// has fenced or sealed already is returned as it is.
+func (c *Catalog) FenceSession(ctx context.Context, s Session) (Session, error) {
+	return c.moveSession(ctx, s.ID, func(now *Session) bool {
+		if now.State != Live {
+			return false
+		}
+		now.State = Fenced
+		return true
+	})
+}
+
+// RecordSeal records where a fenced session's seal lies. What is recorded
+// first stays; it is what is returned.
+func (c *Catalog) RecordSeal(ctx context.Context, s Session, at int64) (Session, error) {
+	return c.moveSession(ctx, s.ID, func(now *Session) bool {
+		if now.State == Sealed {
+			return false
+		}
+		now.State, now.SealedAt = Sealed, at
+		return true
+	})
+}
+
+// moveSession changes a session by what it is now; change tells whether there
+// is anything to write.
+func (c *Catalog) moveSession(ctx context.Context, id SessionID, change func(*Session) bool) (Session, error) {
+	var now Session
+	err := again(ctx, func() error {
+		var err error
+		if now, err = c.session(ctx, id); err != nil {
+			return err
+		}
+		if !change(&now) {
+			return nil
+		}
+		return c.commit(ctx, meta.Replace(now.item, now.attrs()))
+	})
+	if err != nil {
+		return Session{}, fmt.Errorf("write session %d/%d: %w", id.Broker, id.Epoch, err)
+	}
+	return c.session(ctx, id)
+}
+
+// SetTrim records that WAL objects up to n may be deleted, on condition that
+// the session is as s says. ErrFenced: it is not.
+func (c *Catalog) SetTrim(ctx context.Context, s Session, n int64) (Session, error) {
+	if n <= s.Trim {
+		return s, nil
+	}
+	next := s
+	next.Trim = n
+	err := c.commit(ctx, meta.Replace(s.item, next.attrs()))
+	if errors.Is(err, meta.ErrConflict) {
+		return s, ErrFenced
+	}
+	if err != nil {
+		return s, err
+	}
+	return c.session(ctx, s.ID)
+}
+
+// RemoveSession forgets a sealed session. The caller has seen that no slot
+// names it; its seal stays in the object store for ever.
+func (c *Catalog) RemoveSession(ctx context.Context, s Session) error {
+	if s.State != Sealed {
+		return fmt.Errorf("remove session %d/%d: it is %s", s.ID.Broker, s.ID.Epoch, s.State)
+	}
+	err := c.commit(ctx, meta.Delete(s.item))
+	if errors.Is(err, meta.ErrConflict) {
+		return ErrFenced
+	}
+	return err
+}

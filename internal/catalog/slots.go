@@ -1,0 +1,207 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/meta"
+)
+
+// Span is a run of a session's WAL that holds a slot's newest records.
+type Span struct {
+	Session SessionID `json:"s"`
+	From    int64     `json:"f"`
+	To      int64     `json:"t"` // exclusive; -1: up to the session's seal
+}
+
+// CheckpointRef names a checkpoint bundle.
+type CheckpointRef struct {
+	Key  string `json:"k"`
+	Size int64  `json:"n"`
+}
+
+// Slot is a slot's item: who owns it, since when, and from where its
+// partitions are rebuilt.
+type Slot struct {
+	Slot        kafka.Slot
+	Epoch       kafka.LeaderEpoch // -1: never owned
+	Owner       SessionID
+	Spans       []Span          // oldest first
+	Checkpoints []CheckpointRef // oldest first
+	item        meta.Item
+}
+
+const slotsPK = "slots"
+
+func slotSK(s kafka.Slot) string { return fmt.Sprintf("%05d", s) }
+
+func slotOf(item meta.Item) (Slot, error) {
+	f := read(item)
+	s := Slot{
+		Slot: kafka.Slot(f.int("slot")), Epoch: kafka.LeaderEpoch(f.int("epoch")),
+		Owner: SessionID{Broker: int32(f.int("owner_broker")), Epoch: f.int("owner_session")}, item: item,
+	}
+	f.json("spans", &s.Spans)
+	f.json("checkpoints", &s.Checkpoints)
+	return s, f.err
+}
+
+func (s Slot) attrs() meta.Attrs {
+	return meta.Attrs{
+		"v": format, "slot": int64(s.Slot), "epoch": int64(s.Epoch), "owner_broker": int64(s.Owner.Broker), "owner_session": s.Owner.Epoch,
+		"spans": jsonText(s.Spans), "checkpoints": jsonText(s.Checkpoints),
+	}
+}
+
+// old returns the slot's item as it was read; for one that was never owned,
+// the absent item.
+func (s Slot) old() meta.Item {
+	if s.item.Version == 0 {
+		return meta.Item{Key: meta.Key{PK: slotsPK, SK: slotSK(s.Slot)}}
+	}
+	return s.item
+}
+
+// Slots returns all slots that were ever owned, in order.
+func (c *Catalog) Slots(ctx context.Context) ([]Slot, error) {
+	items, err := c.all(ctx, slotsPK, "")
+	if err != nil {
+		return nil, fmt.Errorf("read slots: %w", err)
+	}
+	slots := make([]Slot, 0, len(items))
+	for _, it := range items {
+		s, err := slotOf(it)
+		if err != nil {
+			return nil, err
+		}
+		slots = append(slots, s)
+	}
+	return slots, nil
+}
+
+func (c *Catalog) slot(ctx context.Context, n kafka.Slot) (Slot, error) {
+	item, err := c.get(ctx, slotsPK, slotSK(n))
+	if err != nil {
+		return Slot{}, err
+	}
+	if item.Version == 0 {
+		return Slot{Slot: n, Epoch: -1}, nil
+	}
+	return slotOf(item)
+}
+
+// TakeSlots makes mine the owner of the slots, each with its epoch raised by
+// one and the spans and checkpoints that it is given with. The commit checks
+// that mine is live and that every former owner in ended is sealed. At most 40
+// slots. ErrFenced: a condition was false.
+func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[SessionID]Session, slots []Slot) ([]Slot, error) {
+	ops := []meta.Op{meta.Check(mine.item)}
+	checked := make(map[SessionID]bool)
+	next := make([]Slot, len(slots))
+	for i, s := range slots {
+		if s.Epoch >= 0 && !checked[s.Owner] {
+			owner, ok := ended[s.Owner]
+			if !ok || owner.State != Sealed {
+				return nil, fmt.Errorf("take slot %d: its owner is not sealed: %w", s.Slot, ErrFenced)
+			}
+			checked[s.Owner] = true
+			ops = append(ops, meta.Check(owner.item))
+		}
+		next[i] = s
+		next[i].Epoch, next[i].Owner = s.Epoch+1, mine.ID
+		ops = append(ops, meta.Put(s.old(), next[i].attrs()))
+	}
+	return c.writeSlots(ctx, next, ops)
+}
+
+// CommitCheckpoint writes the slots' spans and checkpoints, on condition that
+// mine is live and each slot is as it was last read. At most 90 slots.
+// ErrFenced: a condition was false.
+func (c *Catalog) CommitCheckpoint(ctx context.Context, mine Session, slots []Slot) ([]Slot, error) {
+	ops := []meta.Op{meta.Check(mine.item)}
+	for _, s := range slots {
+		ops = append(ops, meta.Put(s.old(), s.attrs()))
+	}
+	return c.writeSlots(ctx, slots, ops)
+}
+
+func (c *Catalog) writeSlots(ctx context.Context, slots []Slot, ops []meta.Op) ([]Slot, error) {
+	err := c.commit(ctx, ops...)
+	if errors.Is(err, meta.ErrConflict) {
+		return nil, ErrFenced
+	}
+	if err != nil {
+		return nil, err
+	}
+	written := make([]Slot, len(slots))
+	for i, s := range slots {
+		if written[i], err = c.slot(ctx, s.Slot); err != nil {
+			return nil, err
+		}
+		if written[i].Owner != s.Owner || written[i].Epoch != s.Epoch {
+			return nil, ErrFenced
+		}
+	}
+	return written, nil
+}
+
+func startsPK(s kafka.Slot) string { return fmt.Sprintf("starts/%05d", s) }
+
+func tpSK(tp kafka.TopicPartition) string {
+	return fmt.Sprintf("%s/%010d", tp.Topic.Hex(), tp.Partition)
+}
+
+// LogStarts returns the log start offsets of a slot's partitions that are not 0.
+func (c *Catalog) LogStarts(ctx context.Context, slot kafka.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	items, err := c.all(ctx, startsPK(slot), "")
+	if err != nil {
+		return nil, fmt.Errorf("read log starts of slot %d: %w", slot, err)
+	}
+	starts := make(map[kafka.TopicPartition]kafka.Offset, len(items))
+	for _, it := range items {
+		f := read(it)
+		id, err := kafka.ParseTopicID(f.text("topic"))
+		if err = errors.Join(f.err, err); err != nil {
+			return nil, err
+		}
+		starts[kafka.TopicPartition{Topic: id, Partition: int32(f.int("partition"))}] = kafka.Offset(f.int("offset"))
+		if f.err != nil {
+			return nil, f.err
+		}
+	}
+	return starts, nil
+}
+
+// SetLogStart raises a partition's log start offset; it never falls.
+func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.TopicPartition, off kafka.Offset) error {
+	err := again(ctx, func() error {
+		item, err := c.get(ctx, startsPK(slot), tpSK(tp))
+		if err != nil {
+			return err
+		}
+		if item.Version > 0 {
+			f := read(item)
+			if now := f.int("offset"); f.err != nil || now >= int64(off) {
+				return f.err
+			}
+		}
+		return c.commit(ctx, meta.Put(item, meta.Attrs{"v": format, "topic": tp.Topic.Hex(), "partition": int64(tp.Partition), "offset": int64(off)}))
+	})
+	if err != nil {
+		return fmt.Errorf("set log start of %s to %d: %w", tp, off, err)
+	}
+	return nil
+}
+
+// RemoveLogStart forgets a deleted topic's partition.
+func (c *Catalog) RemoveLogStart(ctx context.Context, slot kafka.Slot, tp kafka.TopicPartition) error {
+	return again(ctx, func() error {
+		item, err := c.get(ctx, startsPK(slot), tpSK(tp))
+		if err != nil || item.Version == 0 {
+			return err
+		}
+		return c.commit(ctx, meta.Delete(item))
+	})
+}

@@ -1,0 +1,13 @@
+package memmeta_test
+
+import (
+	"testing"
+
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/internal/meta/metatest"
+)
+
+func TestConformance(t *testing.T) {
+	metatest.Run(t, func(*testing.T) meta.Store { return memmeta.New() })
+}

@@ -1,0 +1,188 @@
+// Package brokertest starts the real varve binary as a child process on free
+// loopback ports, for the tests that need separate processes.
+package brokertest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Broker is a running broker process. Its data outlives Kill and Stop.
+type Broker struct {
+	Addr string // host:port of the Kafka listener
+	HTTP string // host:port of the HTTP listener
+	Data string // data directory
+
+	bin  string
+	args []string
+	cmd  *exec.Cmd
+	logs *tail
+	dead chan struct{}
+}
+
+// Start starts a broker on an empty directory with key=value settings and
+// waits until it is ready. It is killed when the test ends.
+func Start(t testing.TB, settings ...string) *Broker {
+	t.Helper()
+	b := &Broker{bin: Binary(t), Addr: freeAddr(t), HTTP: freeAddr(t), Data: t.TempDir(), logs: new(tail)}
+	b.args = []string{"broker", "--data", b.Data, "--listen", b.Addr, "--http", b.HTTP}
+	for _, s := range settings {
+		b.args = append(b.args, "--config", s)
+	}
+	t.Cleanup(func() {
+		if b.cmd != nil {
+			b.Kill()
+		}
+		if t.Failed() {
+			t.Logf("last lines of the broker:\n%s", b.logs)
+		}
+	})
+	b.Restart(t)
+	return b
+}
+
+// Restart starts the process again on the same data and ports.
+func (b *Broker) Restart(t testing.TB) {
+	t.Helper()
+	b.cmd = exec.Command(b.bin, b.args...)
+	out, err := b.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b.dead = make(chan struct{})
+	go func(cmd *exec.Cmd, dead chan struct{}) {
+		b.logs.follow(out)
+		_ = cmd.Wait() // the exit code of a killed process says nothing
+		close(dead)
+	}(b.cmd, b.dead)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := b.awaitReady(ctx); err != nil {
+		t.Fatalf("broker not ready: %v\n%s", err, b.logs)
+	}
+}
+
+func (b *Broker) awaitReady(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.HTTP+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-b.dead:
+			return errors.New("the process ended")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// PID returns the process id.
+func (b *Broker) PID() int { return b.cmd.Process.Pid }
+
+// Kill ends the process with SIGKILL and waits for it.
+func (b *Broker) Kill() {
+	_ = b.cmd.Process.Kill() // it may have ended by itself
+	<-b.dead
+}
+
+// Stop asks the process to drain and end, as Ctrl-C does, and returns its exit code.
+func (b *Broker) Stop(t testing.TB) int {
+	t.Helper()
+	if err := b.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-b.dead:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("broker did not drain in 30 s\n%s", b.logs)
+	}
+	return b.cmd.ProcessState.ExitCode()
+}
+
+// Binary returns the path of the varve binary: VARVE_BIN, or bin/varve of the checkout.
+func Binary(t testing.TB) string {
+	t.Helper()
+	if bin := os.Getenv("VARVE_BIN"); bin != "" {
+		return bin
+	}
+	bin := filepath.Join(Root(t), "bin", "varve")
+	if _, err := os.Stat(bin); err != nil {
+		t.Fatalf("no broker binary (run `make build`): %v", err)
+	}
+	return bin
+}
+
+// Root returns the checkout's folder.
+func Root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir != "/" {
+		if mod, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(mod), "module github.com/varvelog/varve\n") {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.Fatal("the checkout's go.mod is not above this folder")
+	return ""
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// tail keeps the last lines of a log.
+type tail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *tail) follow(r io.Reader) {
+	for s := bufio.NewScanner(r); s.Scan(); {
+		l.mu.Lock()
+		l.lines = append(l.lines, s.Text())
+		l.lines = l.lines[max(0, len(l.lines)-200):]
+		l.mu.Unlock()
+	}
+}
+
+// String returns the last lines.
+func (l *tail) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprint(strings.Join(l.lines, "\n"))
+}

@@ -1,0 +1,189 @@
+package partition
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// tip is the half of a Log that appends: the state at the next offset. Nothing
+// is done under its lock but checking, stamping, folding and WAL.Append.
+type tip struct {
+	mu     sync.Mutex
+	state  bundle.State    // its Epochs hold the last only, its Aborted nothing
+	seen   map[int64]int64 // producer id → when it last appended here, ms of this machine
+	closed kafka.ErrorCode // None: open
+}
+
+func (t *tip) open(st *bundle.State, e kafka.LeaderEpoch, now time.Time) {
+	t.state = cloneState(st)
+	assignEpoch(&t.state, e, st.NextOffset)
+	t.state.Epochs = slices.Clone(t.state.Epochs[len(t.state.Epochs)-1:])
+	t.state.Aborted = nil
+	t.seen = make(map[int64]int64, len(st.Producers))
+	for i := range t.state.Producers {
+		t.seen[t.state.Producers[i].ID] = now.UnixMilli()
+	}
+}
+
+// Appended says where a batch lies.
+type Appended struct {
+	Base, Last kafka.Offset // -1 with an error
+	LogStart   kafka.Offset
+	Duplicate  bool // of a batch appended earlier, whose offsets these are
+	// Timestamp is what a Produce response has as LogAppendTimeMs: of a
+	// duplicate the original's, else -1 unless the batch has LogAppendTime.
+	Timestamp int64
+}
+
+// Append gives a validated batch the next offsets, stamps it in place and
+// hands it to the WAL, which keeps its bytes. h is the batch's header. A
+// duplicate of one of its producer's last five batches is not appended: it is
+// answered as the original, which may not be durable yet either. Errors are
+// kafka.ErrorCodes; after one the log is as before.
+func (l *Log) Append(batch []byte, h record.Header) (Appended, error) {
+	a := Appended{Base: -1, Last: -1, LogStart: kafka.Offset(l.logStart.Load()), Timestamp: -1}
+	b, err := describe(batch, h)
+	if err != nil {
+		return a, err
+	}
+	t := &l.tip
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := l.admit(b); err != nil {
+		l.o.Metrics.rejected(err)
+		return a, err
+	}
+	original, err := t.check(b)
+	if err != nil {
+		l.o.Metrics.rejected(err)
+		return a, err
+	}
+	if original != nil {
+		l.o.Metrics.duplicate()
+		a.Base, a.Timestamp, a.Duplicate = original.BaseOffset, original.Timestamp, true
+		a.Last = a.Base + kafka.Offset(b.LastOffsetDelta)
+		return a, nil
+	}
+	b.BaseOffset, b.LeaderEpoch = t.state.NextOffset, l.o.Epoch
+	record.Stamp(batch, b.BaseOffset, b.LeaderEpoch)
+	if err := l.o.WAL.Append(wal.Entry{Target: l, Slot: l.o.Slot, TP: l.o.TP, Batch: b, Data: batch}); err != nil {
+		l.o.Metrics.rejected(kafka.NotLeaderOrFollower)
+		return a, kafka.NotLeaderOrFollower // the session ended
+	}
+	t.fold(b)
+	l.o.Metrics.appended(len(batch))
+	a.Base, a.Last = b.BaseOffset, b.LastOffset()
+	if h.LogAppendTime() {
+		a.Timestamp = h.MaxTimestamp
+	}
+	return a, nil
+}
+
+// admit tells why nothing can be appended, if so.
+func (l *Log) admit(b bundle.Batch) error {
+	switch {
+	case l.tip.closed != kafka.None:
+		return l.tip.closed
+	case l.hotSlices.Load() >= maxHotSlices:
+		return kafka.NotEnoughReplicas // retriable: the tail can't be sealed at present
+	}
+	return nil
+}
+
+func (t *tip) check(b bundle.Batch) (*bundle.ProducerBatch, error) {
+	if b.ProducerID < 0 {
+		return nil, nil
+	}
+	return check(&t.state, b)
+}
+
+func (t *tip) fold(b bundle.Batch) {
+	Fold(&t.state, b)
+	t.state.Aborted = t.state.Aborted[:0]
+	if b.ProducerID >= 0 {
+		t.seen[b.ProducerID] = time.Now().UnixMilli()
+	}
+}
+
+// describe returns a batch's entry in a footer, without offsets and epoch.
+func describe(batch []byte, h record.Header) (bundle.Batch, error) {
+	b := bundle.Batch{
+		LastOffsetDelta: h.LastOffsetDelta,
+		Len:             int32(len(batch)),
+		MaxTimestamp:    h.MaxTimestamp,
+		Attributes:      h.Attributes,
+		ProducerID:      h.ProducerID,
+		ProducerEpoch:   h.ProducerEpoch,
+		BaseSequence:    h.BaseSequence,
+		ControlType:     -1,
+		CoordEpoch:      -1,
+	}
+	if !h.Control() {
+		return b, nil
+	}
+	var err error
+	if b.ControlType, b.CoordEpoch, err = record.MarkerType(batch); err != nil {
+		return b, kafka.InvalidRecord
+	}
+	return b, nil
+}
+
+// Producers returns the states of the partition's producers, by id.
+func (l *Log) Producers() []bundle.Producer {
+	l.tip.mu.Lock()
+	defer l.tip.mu.Unlock()
+	return cloneProducers(l.tip.state.Producers)
+}
+
+// ExpireProducers forgets producers that appended nothing for
+// producer.id.expiration.ms and have no open transaction. Unlike Kafka it
+// goes by when they appended, not by their records' timestamps, so that a producer of old
+// records keeps its protection.
+func (l *Log) ExpireProducers(now time.Time) {
+	gone := l.tip.expire(now.Add(-l.o.ProducerExpiration).UnixMilli())
+	if len(gone) == 0 {
+		return
+	}
+	d := &l.durable
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state.Producers = slices.DeleteFunc(d.state.Producers, func(p bundle.Producer) bool {
+		last, ok := gone[p.ID]
+		return ok && p.TxnFirstOffset < 0 && lastOffsetOf(p) == last
+	})
+}
+
+// expire forgets the producers that were silent since before, and returns
+// the last batch's base offset of each.
+func (t *tip) expire(before int64) map[int64]kafka.Offset {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	gone := make(map[int64]kafka.Offset)
+	t.state.Producers = slices.DeleteFunc(t.state.Producers, func(p bundle.Producer) bool {
+		if p.TxnFirstOffset >= 0 || t.seen[p.ID] > before {
+			return false
+		}
+		gone[p.ID] = lastOffsetOf(p)
+		return true
+	})
+	for id := range t.seen {
+		if findProducer(&t.state, id) == nil {
+			delete(t.seen, id)
+		}
+	}
+	return gone
+}
+
+// lastOffsetOf returns the base offset of a producer's last batch, or -1.
+func lastOffsetOf(p bundle.Producer) kafka.Offset {
+	if n := len(p.Batches); n > 0 {
+		return p.Batches[n-1].BaseOffset
+	}
+	return -1
+}

@@ -1,0 +1,170 @@
+package partition
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/tiering/bundle"
+)
+
+const (
+	markBytes    = 32 << 10 // between two marks of a slice
+	rollSlices   = 1 << 14  // hot slices from which a partition is due for a segment
+	maxHotSlices = 1 << 16  // hot slices with which a partition takes no more
+	maxReadRefs  = 512      // slices that one Read touches
+)
+
+// slice is an entry of the hot index. It is immutable: readers keep copies.
+type slice struct {
+	Ref
+	marks []mark // ascending, the first at 0; nil: not known, or the slice is short
+}
+
+// mark says where in a slice a batch begins.
+type mark struct {
+	base kafka.Offset
+	pos  int64 // from the slice's first byte
+}
+
+// newSlice makes an entry of a slice that lies in the object key.
+func newSlice(key string, s bundle.Slice) slice {
+	first, last := s.Batches[0], s.Batches[len(s.Batches)-1]
+	e := slice{Ref: Ref{Key: key, Pos: s.Pos, Len: s.Len, Base: first.BaseOffset, Last: last.LastOffset(), MaxTimestamp: first.MaxTimestamp}}
+	for _, b := range s.Batches {
+		e.MaxTimestamp = max(e.MaxTimestamp, b.MaxTimestamp)
+		if e.Len > 2*markBytes {
+			e.marks = addMark(e.marks, b.BaseOffset, b.Pos-s.Pos)
+		}
+	}
+	return e
+}
+
+func addMark(marks []mark, base kafka.Offset, pos int64) []mark {
+	if n := len(marks); n > 0 && pos < marks[n-1].pos+markBytes {
+		return marks
+	}
+	return append(marks, mark{base, pos})
+}
+
+// floorOffset returns the last known batch boundary that lies before the end
+// of the batch that holds off.
+func (s *slice) floorOffset(off kafka.Offset) mark {
+	i := sort.Search(len(s.marks), func(i int) bool { return s.marks[i].base > off })
+	if i == 0 {
+		return mark{s.Base, 0}
+	}
+	return s.marks[i-1]
+}
+
+// floorPos returns the last known batch boundary at or before pos.
+func (s *slice) floorPos(pos int64) mark {
+	i := sort.Search(len(s.marks), func(i int) bool { return s.marks[i].pos > pos })
+	if i == 0 {
+		return mark{s.Base, 0}
+	}
+	return s.marks[i-1]
+}
+
+// ceilPos returns the first known batch boundary at or behind pos, or the slice's end.
+func (s *slice) ceilPos(pos int64) int64 {
+	i := sort.Search(len(s.marks), func(i int) bool { return s.marks[i].pos >= pos })
+	if i == len(s.marks) {
+		return s.Len
+	}
+	return s.marks[i].pos
+}
+
+// index is the hot index: slices in ascending order without gaps.
+//
+//	[ Base … Last ][ Base … Last ] … [ Base … Last ]
+//	  start()                                 end()-1
+type index struct {
+	slices []slice
+	bytes  int64
+}
+
+func newIndex(refs []Ref) index {
+	var x index
+	for _, r := range refs {
+		if n := len(x.slices); n > 0 && x.slices[n-1].Last+1 != r.Base {
+			panic(fmt.Sprintf("hot index: offset %d follows %d", r.Base, x.slices[n-1].Last))
+		}
+		x.push(slice{Ref: r})
+	}
+	return x
+}
+
+func (x *index) push(s slice) {
+	x.slices = append(x.slices, s)
+	x.bytes += s.Len
+}
+
+// find returns the position of the slice that holds off, or, if none does, of
+// the first one behind it.
+func (x *index) find(off kafka.Offset) int {
+	return sort.Search(len(x.slices), func(i int) bool { return x.slices[i].Last >= off })
+}
+
+// drop forgets the slices that lie wholly below off.
+func (x *index) drop(off kafka.Offset) {
+	n := x.find(off)
+	for _, s := range x.slices[:n] {
+		x.bytes -= s.Len
+	}
+	x.slices = slices.Delete(x.slices, 0, n)
+}
+
+// learn keeps the marks that a reader found for a slice that had none.
+func (x *index) learn(s slice) {
+	if i := x.find(s.Base); i < len(x.slices) && x.slices[i].Ref == s.Ref {
+		x.slices[i].marks = s.marks
+	}
+}
+
+// replace puts a slice that was copied to another object in the place of
+// those that it was copied from. What of them has gone meanwhile stays gone.
+//
+//	x    [ a ][ b ][ c ][ d ]           [ b ][ c ][ d ]
+//	m    [    m    ]            or      [  m ]
+//	     [    m    ][ c ][ d ]          [m' ][ c ][ d ]      m' is m without a's batches
+func (x *index) replace(key string, m bundle.Slice) {
+	first, last := m.Batches[0].BaseOffset, m.Batches[len(m.Batches)-1].LastOffset()
+	i, j := x.find(first), x.find(last)
+	if i == len(x.slices) || x.slices[i].Base > last {
+		return
+	}
+	if j == len(x.slices) || x.slices[j].Last != last || x.slices[i].Base < first {
+		panic(fmt.Sprintf("hot index: moved slice [%d, %d] cuts a slice", first, last))
+	}
+	if start := x.slices[i].Base; start > first {
+		m = cutFront(m, start)
+	}
+	for _, s := range x.slices[i : j+1] {
+		x.bytes -= s.Len
+	}
+	s := newSlice(key, m)
+	x.bytes += s.Len
+	x.slices = slices.Replace(x.slices, i, j+1, s)
+}
+
+// cutFront returns m from the batch that begins at start.
+func cutFront(m bundle.Slice, start kafka.Offset) bundle.Slice {
+	n := sort.Search(len(m.Batches), func(i int) bool { return m.Batches[i].BaseOffset >= start })
+	if n == len(m.Batches) || m.Batches[n].BaseOffset != start {
+		panic(fmt.Sprintf("hot index: moved slice has no batch at offset %d", start))
+	}
+	m.Batches = m.Batches[n:]
+	m.Len -= m.Batches[0].Pos - m.Pos
+	m.Pos = m.Batches[0].Pos
+	return m
+}
+
+func (x *index) refs() []Ref {
+	refs := make([]Ref, len(x.slices))
+	for i := range x.slices {
+		refs[i] = x.slices[i].Ref
+	}
+	return refs
+}

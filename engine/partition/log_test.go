@@ -1,0 +1,338 @@
+package partition
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/objcache"
+)
+
+func mustAppend(t *testing.T, r *rig, s spec) Appended {
+	t.Helper()
+	b, h := build(s)
+	a, err := r.Append(b, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestAwaitDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(Options{})
+		first := mustAppend(t, r, spec{n: 2, pid: -1})
+		second := mustAppend(t, r, spec{n: 2, pid: -1})
+		results := make(chan error, 3)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		go func() { results <- r.AwaitDurable(ctx, first.Last) }()
+		synctest.Wait()
+		r.wal.flush(1)
+		synctest.Wait()
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+		go func() { results <- r.AwaitDurable(ctx, second.Last) }()
+		if err := <-results; !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("after the deadline: %v", err)
+		}
+		go func() { results <- r.AwaitDurable(t.Context(), second.Last) }()
+		changed := r.Changed()
+		synctest.Wait()
+		r.Close(kafka.NotLeaderOrFollower)
+		if err := <-results; err != kafka.NotLeaderOrFollower {
+			t.Fatalf("closed: %v", err)
+		}
+		<-changed
+		<-r.Changed()
+		if err := r.AwaitDurable(t.Context(), first.Last); err != nil {
+			t.Fatalf("durable before it was closed: %v", err)
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	r := newRig(Options{})
+	r.Close(kafka.UnknownTopicOrPartition)
+	b, h := plain(1, 1, 0)
+	if _, err := r.Append(b, h); err != kafka.UnknownTopicOrPartition {
+		t.Errorf("append: %v", err)
+	}
+	if _, err := r.Read(t.Context(), 0, 1, 0, nil); err != kafka.UnknownTopicOrPartition {
+		t.Errorf("read: %v", err)
+	}
+	if _, _, _, err := r.ListOffset(t.Context(), 0, 0); err != kafka.UnknownTopicOrPartition {
+		t.Errorf("list offsets: %v", err)
+	}
+}
+
+// TestReadsWhatItNeeds reads in the middle of a slice of 16 MiB, one that the
+// WAL brought and one that recovery did.
+func TestReadsWhatItNeeds(t *testing.T) {
+	r := newRig(Options{})
+	for i := range 4096 {
+		mustAppend(t, r, spec{n: 1, size: 4000, pid: -1, ts: int64(i)})
+	}
+	r.wal.flush(flushed)
+	for _, when := range []string{"written", "recovered"} {
+		if when == "recovered" {
+			r.restart(t)
+			r.readAll(t, 4000, 1<<20, 0) // finds the marks
+		}
+		r.store.read = 0
+		res, err := r.Read(t.Context(), 2222, 100_000, 0, objcache.NewArena())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := bytes.Join(res.Bufs, nil)
+		if len(got) < 90_000 || len(got) > 100_000 || lastOffset(t, got) != 2222+kafka.Offset(len(got)/4070)-1 {
+			t.Errorf("%s: got %d bytes", when, len(got))
+		}
+		if r.store.read > 100_000+3*markBytes {
+			t.Errorf("%s: read %d bytes of the object", when, r.store.read)
+		}
+	}
+}
+
+// TestMissingObject: only bytes that are missing again after looking anew
+// are a storage error.
+func TestMissingObject(t *testing.T) {
+	r := newRig(Options{})
+	mustAppend(t, r, spec{n: 1, pid: -1})
+	r.wal.flush(1)
+	mustAppend(t, r, spec{n: 1, pid: -1})
+	r.wal.flush(1)
+	hot := r.Snapshot().Hot
+	r.store.remove(hot[1].Key)
+	res, err := r.Read(t.Context(), 0, 1<<20, 0, nil)
+	if err != nil || lastOffset(t, bytes.Join(res.Bufs, nil)) != 0 {
+		t.Fatalf("what is there before: %v", err)
+	}
+	if _, err := r.Read(t.Context(), 1, 1<<20, 0, nil); !errors.Is(err, kafka.KafkaStorageError) {
+		t.Fatalf("got %v", err)
+	}
+	if _, _, _, err := r.ListOffset(t.Context(), MaxTimestamp, 0); err != nil {
+		t.Fatalf("lookup in the first slice: %v", err)
+	}
+}
+
+// TestReadersWhileSealing reads everything again and again while batches are appended,
+// made durable, moved and sealed under the readers.
+func TestReadersWhileSealing(t *testing.T) {
+	r := newRig(Options{})
+	var mu sync.Mutex // the log's bytes so far
+	var want []byte
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				mu.Lock()
+				n := len(want)
+				mu.Unlock()
+				got := r.readAll(t, 0, 5000, kafka.ReadCommitted)
+				mu.Lock()
+				if len(got) < n || !bytes.HasPrefix(want, got) {
+					t.Errorf("read %d bytes that are not the log's %d", len(got), len(want))
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for i := range 400 {
+		b, h := build(spec{n: 1 + i%3, size: i % 700, pid: 7, seq: r.expected(7), ts: int64(i)})
+		if _, err := r.Append(b, h); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		want = append(want, b...)
+		r.wal.flush(flushed)
+		mu.Unlock()
+		switch {
+		case i%50 == 49:
+			r.seal()
+		case i%17 == 16:
+			r.move()
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if got := r.readAll(t, 0, 1<<20, 0); !bytes.Equal(got, want) {
+		t.Fatal("the log's bytes changed")
+	}
+}
+
+func (r *rig) expected(pid int64) int32 {
+	for _, p := range r.Producers() {
+		if p.ID == pid {
+			return expectedSequence(&p, p.Epoch)
+		}
+	}
+	return 0
+}
+
+func TestMovedAfterSealAndLogStart(t *testing.T) {
+	r := newRig(Options{})
+	for i := range 6 {
+		mustAppend(t, r, spec{n: 2, size: 20, pid: -1, ts: int64(i)})
+		r.wal.flush(1)
+	}
+	snap, want := r.Snapshot(), r.readAll(t, 4, 1<<20, 0)
+	r.SetLogStart(5) // the slices [0,1] and [2,3] go
+	data := r.bytes(snap.Hot)
+	r.store.put("ckpt/1", data)
+	m := bundle.Slice{Len: int64(len(data))}
+	for i := range 6 {
+		size := int64(len(data) / 6)
+		m.Batches = append(m.Batches, bundle.Batch{BaseOffset: kafka.Offset(2 * i), LastOffsetDelta: 1, Pos: int64(i) * size, Len: int32(size)})
+	}
+	r.Moved([]bundle.Slice{m}, "ckpt/1")
+	hot := r.Snapshot().Hot
+	if len(hot) != 1 || hot[0].Base != 4 || hot[0].Last != 11 || hot[0].Key != "ckpt/1" {
+		t.Fatalf("got %+v", hot)
+	}
+	if bytes, n := r.Size(); bytes != int64(len(want)) || n != 1 {
+		t.Errorf("size %d in %d", bytes, n)
+	}
+	if got := r.readAll(t, 5, 1<<20, 0); !bytes.Equal(got, want) {
+		t.Error("other bytes")
+	}
+}
+
+func TestRollDue(t *testing.T) {
+	cfg := config.Topic{Delete: true, RetentionMs: 1000, SegmentBytes: 100, SegmentMs: 10_000}
+	forever, compacted := cfg, cfg
+	forever.RetentionMs = -1
+	compacted.Delete = false
+	now := time.UnixMilli(100_000)
+	fresh := now.UnixMilli() - 1000
+	tests := []struct {
+		name string
+		tail tail
+		cfg  config.Topic
+		own  int64
+		want bool
+	}{
+		{"young and small", tail{99, 1, 9999 * time.Millisecond, fresh}, cfg, 0, false},
+		{"segment.bytes", tail{100, 1, 0, fresh}, cfg, 0, true},
+		{"segment.ms", tail{1, 1, 10 * time.Second, fresh}, cfg, 0, true},
+		{"slices", tail{1, rollSlices, 0, fresh}, cfg, 0, true},
+		{"checkpoint, below", tail{49, 1, 0, fresh}, cfg, 50, false},
+		{"checkpoint, reached", tail{50, 1, 0, fresh}, cfg, 50, true},
+		{"expired", tail{1, 1, 0, fresh - 1}, cfg, 0, true},
+		{"expired, kept for ever", tail{1, 1, 0, fresh - 1}, forever, 0, false},
+		{"expired, not deleted", tail{1, 1, 0, fresh - 1}, compacted, 0, false},
+		{"no timestamps", tail{1, 1, 0, -1}, cfg, 0, false},
+	}
+	for _, tt := range tests {
+		if got := rollDue(tt.tail, tt.cfg, now, tt.own); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+	r := newRig(Options{})
+	if r.RollDue(now, 1) {
+		t.Error("an empty tail is due")
+	}
+}
+
+func TestExpireProducers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(Options{ProducerExpiration: time.Hour})
+		mustAppend(t, r, spec{n: 1, pid: 1, ts: time.Now().UnixMilli()})
+		mustAppend(t, r, spec{n: 1, pid: 2, txn: true})
+		r.wal.flush(flushed)
+		time.Sleep(30 * time.Minute)
+		mustAppend(t, r, spec{n: 1, pid: 3, ts: 5}) // an old record, just written
+		mustAppend(t, r, spec{n: 1, pid: 4})        // not durable when it expires
+		r.wal.flush(1)
+		time.Sleep(30 * time.Minute)
+		r.ExpireProducers(time.Now())
+		if got := ids(r.Producers()); len(got) != 3 || got[0] != 2 || got[1] != 3 {
+			t.Errorf("producers %v", got)
+		}
+		if got := ids(r.Snapshot().State.Producers); len(got) != 2 || got[0] != 2 || got[1] != 3 {
+			t.Errorf("durable producers %v", got)
+		}
+		time.Sleep(time.Hour)
+		r.ExpireProducers(time.Now())
+		r.wal.flush(1)
+		if a := mustAppend(t, r, spec{n: 1, pid: 4, seq: 9}); a.Duplicate {
+			t.Error("an expired producer was remembered")
+		}
+		if len(r.tip.seen) != 2 {
+			t.Errorf("seen %v", r.tip.seen)
+		}
+	})
+}
+
+func ids(ps []bundle.Producer) (out []int64) {
+	for _, p := range ps {
+		out = append(out, p.ID)
+	}
+	return out
+}
+
+func TestManyProducers(t *testing.T) {
+	st := bundle.State{}
+	for i := range int64(maxProducers + 10) {
+		Fold(&st, bundle.Batch{BaseOffset: st.NextOffset, ProducerID: i, MaxTimestamp: i, ControlType: -1, Attributes: int16(max(0, 1-i)) << 4})
+	}
+	if n := len(st.Producers); n > maxProducers || n < maxProducers*14/16 {
+		t.Fatalf("%d producers", n)
+	}
+	if st.Producers[0].ID != 0 || st.LastStable != 0 {
+		t.Error("the open transaction was forgotten")
+	}
+	if findProducer(&st, maxProducers+9) == nil || findProducer(&st, 1) != nil {
+		t.Error("not the oldest were forgotten")
+	}
+}
+
+func TestSet(t *testing.T) {
+	s := NewSet()
+	metrics := NewMetrics(prometheus.NewRegistry(), s)
+	open := func(p int32) *Log {
+		return New(Options{TP: kafka.TopicPartition{Partition: p}, WAL: &fakeWAL{}, Metrics: metrics})
+	}
+	a, b := open(1), open(2)
+	s.Add(a, b)
+	if got, ok := s.Get(a.TP()); !ok || got != a || s.Len() != 2 || len(s.All()) != 2 {
+		t.Error("not all there")
+	}
+	if out := s.Remove(a.TP(), kafka.TopicPartition{Partition: 9}); len(out) != 1 || out[0] != a {
+		t.Errorf("removed %v", out)
+	}
+	if _, ok := s.Get(a.TP()); ok || s.Len() != 1 {
+		t.Error("still there")
+	}
+}
+
+func TestAppendAllocatesNothing(t *testing.T) {
+	r := newRig(Options{Metrics: NewMetrics(nil, nil)})
+	r.wal.waiting = nil
+	r.Log.o.WAL = discard{}
+	b, h := build(spec{n: 10, size: 100, pid: 1})
+	if n := testing.AllocsPerRun(1000, func() {
+		if _, err := r.Append(b, h); err != nil {
+			t.Fatal(err)
+		}
+		h.BaseSequence += 10
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

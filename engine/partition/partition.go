@@ -1,0 +1,142 @@
+// Package partition is one partition's log as its owner holds it: offsets,
+// producer states, the index of its hot slices and its watermarks.
+//
+// A Log has two states, both made by the one function Fold:
+//
+//	tip      what was appended: checks producers' sequences, gives the next offset
+//	durable  what the WAL has put: what readers see, snapshots hold, and recovery finds again
+//
+//	          Append            wal.Target.Durable         Sealed
+//	 tip ──────────────▶ WAL ─────────────────────▶ hot ──────────▶ sealed
+//	      next offset           high watermark            SealedEnd
+//
+//	offsets: 0 … logStart … SealedEnd … last stable … high watermark … next
+//	             └ cold reader ┘└────── hot index ──────┘└ not visible ┘
+//
+// The bytes are nowhere in here: a hot slice is a reference to a range of an
+// object, read through the object cache. References are resolved under the
+// lock and read without it; an object that went meanwhile (sealed, or moved to
+// a checkpoint) is resolved again.
+package partition
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/objcache"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// WAL takes appended batches. Append keeps the order of its calls, never
+// blocks, and retains the batch's bytes; after an error the batch is not in
+// the log. *wal.Writer is one.
+type WAL interface {
+	Append(e wal.Entry) error
+}
+
+// Cache reads ranges of objects; *objcache.Cache is one.
+type Cache interface {
+	// Read returns exactly n bytes from off, in one or more buffers that
+	// must not be changed and are valid until a is released, or
+	// objstore.ErrNotFound.
+	Read(ctx context.Context, key string, off, n int64, a *objcache.Arena) ([][]byte, error)
+}
+
+// Cold reads sealed segments; *cold.Reader is one.
+type Cold interface {
+	// Read returns whole batches; the first holds from or is the next one
+	// behind a hole. next is the offset to go on from. objstore.ErrNotFound
+	// means that no segment holds from or anything behind it.
+	Read(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, max int64, a *objcache.Arena) (bufs [][]byte, next kafka.Offset, err error)
+	// FindTimestamp returns the first record whose timestamp is at least ts (ms).
+	FindTimestamp(ctx context.Context, tp kafka.TopicPartition, ts int64) (kafka.Offset, int64, kafka.LeaderEpoch, bool, error)
+	// MaxTimestamp returns the first record with the largest timestamp.
+	MaxTimestamp(ctx context.Context, tp kafka.TopicPartition) (kafka.Offset, int64, kafka.LeaderEpoch, bool, error)
+	// Aborted returns the aborted transactions that end in sealed segments
+	// and touch [from, to).
+	Aborted(ctx context.Context, tp kafka.TopicPartition, from, to kafka.Offset) ([]bundle.AbortedTxn, error)
+}
+
+// Ref is a hot slice: whole batches of one partition, one behind the other in
+// an object.
+type Ref struct {
+	Key          string
+	Pos, Len     int64 // bytes in the object
+	Base, Last   kafka.Offset
+	MaxTimestamp int64 // ms
+}
+
+// Options are what a Log is opened with.
+type Options struct {
+	TP    kafka.TopicPartition
+	Topic string
+	Slot  kafka.Slot
+	Epoch kafka.LeaderEpoch // the slot's; stamped into every batch
+	WAL   WAL
+	Cache Cache
+	Cold  Cold
+	// Config returns the topic's configuration of the moment.
+	Config func() config.Topic
+	// ProducerExpiration is producer.id.expiration.ms; 0: a day.
+	ProducerExpiration time.Duration
+
+	State    bundle.State // up to the durable offset, as recovery found it
+	Hot      []Ref        // ascending, without gaps, up to State.NextOffset
+	LogStart kafka.Offset
+	Metrics  *Metrics // nil: none
+}
+
+// Log is one partition's log. All methods are safe for concurrent use.
+type Log struct {
+	o       Options
+	tip     tip
+	durable durable
+
+	// Copies for those that don't lock, written under durable.mu.
+	logStart  atomic.Int64 // only grows
+	hw        atomic.Int64
+	hotSlices atomic.Int64
+}
+
+var _ wal.Target = (*Log)(nil)
+
+// New opens a log where recovery left it. It panics if Hot has gaps or doesn't
+// end at the state's next offset. o.State and o.Hot are copied.
+func New(o Options) *Log {
+	if o.ProducerExpiration <= 0 {
+		o.ProducerExpiration = 24 * time.Hour
+	}
+	now := time.Now()
+	o.State.TP, o.State.Slot = o.TP, o.Slot
+	l := &Log{o: o}
+	l.o.State, l.o.Hot = bundle.State{}, nil
+	l.tip.open(&o.State, o.Epoch, now)
+	l.durable.open(&o, now)
+	l.raiseLogStart(min(o.LogStart, o.State.NextOffset))
+	l.publish()
+	return l
+}
+
+// TP returns the log's partition.
+func (l *Log) TP() kafka.TopicPartition { return l.o.TP }
+
+// Topic returns the topic's name.
+func (l *Log) Topic() string { return l.o.Topic }
+
+// Slot returns the partition's slot.
+func (l *Log) Slot() kafka.Slot { return l.o.Slot }
+
+// Epoch returns the leader epoch.
+func (l *Log) Epoch() kafka.LeaderEpoch { return l.o.Epoch }
+
+// Snapshot is what is durable at one moment: a checkpoint or a segment is made
+// of it.
+type Snapshot struct {
+	State   bundle.State
+	Hot     []Ref               // from the end of the newest sealed segment, or the log's start
+	Aborted []bundle.AbortedTxn // those that end in Hot; the same as State.Aborted
+}

@@ -1,0 +1,272 @@
+package partition
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/objcache"
+	"github.com/varvelog/varve/tiering/objstore"
+)
+
+// resolves is how often a read looks for its bytes anew after they had gone
+// from where the index said they were.
+const resolves = 4
+
+// Result is what Read found.
+type Result struct {
+	Bufs                                [][]byte // whole batches; valid until the arena is released
+	HighWatermark, LastStable, LogStart kafka.Offset
+	// Aborted has the aborted transactions that touch what was read, by first
+	// offset; nil for a read_uncommitted reader.
+	Aborted []bundle.AbortedTxn
+}
+
+// view is what one Read sees of the durable half.
+type view struct {
+	Result
+	from, limit kafka.Offset
+	sealed      bool                // from lies below the hot index
+	slices      []slice             // the hot ones from the one that holds from
+	ended       []bundle.AbortedTxn // aborted transactions that end in the hot index
+}
+
+// Read returns whole batches from the one that holds from, about limit bytes but
+// at least one batch if there is one (KIP-74), up to the high watermark, or
+// the last stable offset for read_committed. It reads from the sealed segments
+// or from the hot index, not across the seam. Errors: kafka.OffsetOutOfRange
+// below the log's start or behind its end; the code that the log was closed
+// with; kafka.KafkaStorageError, wrapped, when the bytes are not where the
+// catalogue says; others, and ctx's, wrapped.
+func (l *Log) Read(ctx context.Context, from kafka.Offset, limit int, iso kafka.Isolation, a *objcache.Arena) (Result, error) {
+	w := bounds{from: from, max: max(1, int64(limit)), one: true}
+	for attempt := 1; ; attempt++ {
+		v, err := l.resolve(w.from, w.max, iso)
+		if err != nil || v.from >= v.limit {
+			return v.Result, err
+		}
+		w.limit = v.limit
+		var next kafka.Offset
+		if v.sealed {
+			v.Bufs, next, err = l.readSealed(ctx, w, a)
+		} else {
+			v.Bufs, next, err = l.readHot(ctx, w, v.slices, a)
+		}
+		if err == nil && iso == kafka.ReadCommitted {
+			err = l.aborted(ctx, &v, next)
+		}
+		switch {
+		case err == nil && len(v.Bufs) == 0 && next > w.from && next < v.limit:
+			w.from, attempt = next, 0 // compaction left a hole there
+			continue
+		case err == nil:
+			l.o.Metrics.read(v.Bufs, v.sealed)
+			return v.Result, nil
+		case !errors.Is(err, objstore.ErrNotFound):
+			return v.Result, fmt.Errorf("read %s at offset %d: %w", l.o.TP, from, err)
+		case attempt == resolves:
+			return v.Result, fmt.Errorf("read %s at offset %d: %w: %w", l.o.TP, from, kafka.KafkaStorageError, err)
+		}
+		l.o.Metrics.resolved()
+	}
+}
+
+// resolve looks up where the bytes from an offset lie.
+func (l *Log) resolve(from kafka.Offset, max int64, iso kafka.Isolation) (view, error) {
+	v, hw, err := l.look(from, max, iso)
+	if err != nil || from <= hw {
+		return v, err
+	}
+	if from > l.next() {
+		return view{}, kafka.OffsetOutOfRange
+	}
+	return v, nil // appended, not yet durable
+}
+
+func (l *Log) look(from kafka.Offset, max int64, iso kafka.Isolation) (v view, hw kafka.Offset, err error) {
+	d := &l.durable
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed != kafka.None {
+		return view{}, 0, d.closed
+	}
+	v.HighWatermark, v.LastStable, v.LogStart = d.state.NextOffset, d.state.LastStable, kafka.Offset(l.logStart.Load())
+	if from < v.LogStart {
+		return view{}, 0, kafka.OffsetOutOfRange
+	}
+	v.from, v.limit = from, v.HighWatermark
+	if iso == kafka.ReadCommitted {
+		v.limit = v.LastStable
+		v.Aborted = []bundle.AbortedTxn{}
+		v.ended = touching(d.state.Aborted, from, v.limit)
+	}
+	if from >= v.limit {
+		return v, v.HighWatermark, nil
+	}
+	v.sealed = from < d.hotStart()
+	if !v.sealed {
+		v.slices = d.hot.cover(from, v.limit, max)
+	}
+	return v, v.HighWatermark, nil
+}
+
+// next returns the next offset to be appended.
+func (l *Log) next() kafka.Offset {
+	l.tip.mu.Lock()
+	defer l.tip.mu.Unlock()
+	return l.tip.state.NextOffset
+}
+
+// hotStart returns the offset from which the hot index has all.
+func (d *durable) hotStart() kafka.Offset {
+	if len(d.hot.slices) > 0 {
+		return d.hot.slices[0].Base
+	}
+	return d.state.NextOffset
+}
+
+// cover returns copies of the slices from the one that holds from, enough for
+// max bytes.
+func (x *index) cover(from, limit kafka.Offset, max int64) []slice {
+	i := x.find(from)
+	j, bytes := i, int64(0)
+	for j < len(x.slices) && x.slices[j].Base < limit && j-i < maxReadRefs {
+		j++
+		if j-i > 1 { // the first may have to be skipped almost wholly
+			bytes += x.slices[j-1].Len
+		}
+		if bytes >= max {
+			break
+		}
+	}
+	return slices.Clone(x.slices[i:j])
+}
+
+// readHot reads within the bounds from consecutive slices. What it has when a
+// later slice can't be read is returned; the next read finds out why.
+func (l *Log) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
+	var bufs [][]byte
+	next := w.from
+	for i := range hot {
+		part, n, end, err := l.readSlice(ctx, w, &hot[i], a)
+		switch {
+		case err != nil && len(bufs) == 0:
+			return nil, next, err
+		case err != nil:
+			return bufs, next, nil
+		}
+		if bufs == nil {
+			bufs = part
+		} else {
+			bufs = append(bufs, part...)
+		}
+		next = end
+		w.max -= n
+		if next <= hot[i].Last || w.max <= 0 {
+			break
+		}
+		w.from, w.one = next, len(bufs) == 0
+	}
+	return bufs, next, nil
+}
+
+// readSlice reads within the bounds from one slice: no more of it than from
+// the mark before the first batch to the one behind the last.
+func (l *Log) readSlice(ctx context.Context, w bounds, s *slice, a *objcache.Arena) (bufs [][]byte, n int64, next kafka.Offset, err error) {
+	if err := l.learnMarks(ctx, s); err != nil {
+		return nil, 0, w.from, err
+	}
+	lo := s.floorOffset(w.from)
+	hi := s.ceilPos(s.ceilPos(lo.pos+1) + min(w.max, s.Len))
+	bufs, err = l.o.Cache.Read(ctx, s.Key, s.Pos+lo.pos, hi-lo.pos, a)
+	if err != nil {
+		return nil, 0, w.from, err
+	}
+	if w.from == lo.base && hi == s.Len && hi-lo.pos <= w.max && w.limit > s.Last {
+		return bufs, hi - lo.pos, s.Last + 1, nil // all of it
+	}
+	tail := s.floorPos(lo.pos + w.max)
+	if byLimit := s.floorOffset(w.limit); byLimit.pos < tail.pos {
+		tail = byLimit
+	}
+	tail.pos -= lo.pos
+	r := newRun(bufs)
+	from, to, next, err := r.cut(w, tail)
+	if err != nil {
+		return nil, 0, w.from, err
+	}
+	if from == 0 && to == r.size {
+		return bufs, to, next, nil
+	}
+	return sub(bufs, from, to), to - from, next, nil
+}
+
+// learnMarks finds the marks of a long slice that recovery brought without
+// them, and keeps them for the next reader.
+func (l *Log) learnMarks(ctx context.Context, s *slice) error {
+	if s.marks != nil || s.Len <= 2*markBytes {
+		return nil
+	}
+	err := l.walk(ctx, s.Ref, func(h record.Header, pos int64) bool {
+		s.marks = addMark(s.marks, h.BaseOffset, pos)
+		return true
+	})
+	if err != nil {
+		s.marks = nil
+		return err
+	}
+	l.durable.mu.Lock()
+	defer l.durable.mu.Unlock()
+	l.durable.hot.learn(*s)
+	return nil
+}
+
+// readSealed reads from the sealed segments. The cold reader knows nothing of
+// transactions that are open, so what lies behind the limit is cut off.
+func (l *Log) readSealed(ctx context.Context, w bounds, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
+	bufs, next, err := l.o.Cold.Read(ctx, l.o.TP, w.from, w.max, a)
+	if err != nil || next <= w.limit {
+		return bufs, next, err
+	}
+	w.max = 1<<63 - 1
+	r := newRun(bufs)
+	lo, hi, next, err := r.cut(w, mark{})
+	return sub(bufs, lo, hi), next, err
+}
+
+// aborted adds the aborted transactions that touch what was read. Those of the
+// hot index were noted before any was sealed, so none is missed; one that
+// was sealed meanwhile is found twice.
+func (l *Log) aborted(ctx context.Context, v *view, next kafka.Offset) error {
+	v.Aborted = append(v.Aborted, touching(v.ended, v.from, next)...)
+	if v.sealed {
+		sealed, err := l.o.Cold.Aborted(ctx, l.o.TP, v.from, next)
+		if err != nil {
+			return err
+		}
+		v.Aborted = append(v.Aborted, sealed...)
+	}
+	slices.SortFunc(v.Aborted, func(a, b bundle.AbortedTxn) int {
+		return cmp.Or(cmp.Compare(a.FirstOffset, b.FirstOffset), cmp.Compare(a.ProducerID, b.ProducerID))
+	})
+	v.Aborted = slices.CompactFunc(v.Aborted, func(a, b bundle.AbortedTxn) bool {
+		return a.FirstOffset == b.FirstOffset && a.ProducerID == b.ProducerID
+	})
+	return nil
+}
+
+// touching returns the transactions that have offsets in [from, to).
+func touching(txns []bundle.AbortedTxn, from, to kafka.Offset) []bundle.AbortedTxn {
+	var out []bundle.AbortedTxn
+	for _, t := range txns {
+		if t.LastOffset >= from && t.FirstOffset < to {
+			out = append(out, t)
+		}
+	}
+	return out
+}

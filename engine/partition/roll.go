@@ -1,0 +1,47 @@
+package partition
+
+import (
+	"time"
+
+	"github.com/varvelog/varve/internal/kafka/config"
+)
+
+// tail describes the hot tail for the decision to seal it.
+type tail struct {
+	bytes   int64
+	slices  int
+	age     time.Duration // since its first slice came
+	maxTime int64         // its largest timestamp, ms
+}
+
+// RollDue tells whether the hot tail should be sealed into a segment of its
+// own: by segment.bytes, segment.ms, the number of slices, when all of it has
+// expired by retention.ms (only sealed records can be removed), or, at a checkpoint,
+// when it has reached own bytes (else 0).
+func (l *Log) RollDue(now time.Time, own int64) bool {
+	t, ok := l.tail(now)
+	return ok && rollDue(t, l.o.Config(), now, own)
+}
+
+func (l *Log) tail(now time.Time) (t tail, ok bool) {
+	d := &l.durable
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t = tail{bytes: d.hot.bytes, slices: len(d.hot.slices), age: now.Sub(d.since), maxTime: -1}
+	for i := range d.hot.slices {
+		t.maxTime = max(t.maxTime, d.hot.slices[i].MaxTimestamp)
+	}
+	return t, t.slices > 0
+}
+
+func rollDue(t tail, cfg config.Topic, now time.Time, own int64) bool {
+	switch {
+	case t.bytes >= cfg.SegmentBytes, t.slices >= rollSlices:
+		return true
+	case own > 0 && t.bytes >= own:
+		return true
+	case t.age.Milliseconds() >= cfg.SegmentMs:
+		return true
+	}
+	return cfg.Delete && cfg.RetentionMs >= 0 && t.maxTime >= 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs
+}

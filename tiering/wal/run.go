@@ -216,18 +216,18 @@ func (r *runner) note() {
 	}
 }
 
-// fence ends the session's life at once: whoever sealed it found all objects
-// before f there, so those will land; none from f on will.
+// fence ends the session's life at once. Whatever is behind the seal can't be
+// acknowledged any more; what lies before it may still land, and counts.
 func (r *runner) fence(f *flight) {
-	if r.fenced {
-		return
-	}
-	r.fenced = true
 	for _, g := range r.flights {
 		if g.origin.Seq > f.origin.Seq {
 			g.cancel()
 		}
 	}
+	if r.fenced {
+		return
+	}
+	r.fenced = true
 	w := r.w
 	w.o.Logger.Warn("session was sealed by somebody else", "key", f.key)
 	w.mu.Lock()

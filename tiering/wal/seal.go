@@ -11,44 +11,88 @@ import (
 )
 
 // Seal ends the WAL of target's session (its Seq is not used) on behalf of
-// sealer, and returns the sequence number of a seal that ends it:
+// sealer, and returns the sequence number of the seal that ends it:
 //
-//	from ▼                at ▼
-//	  │ 5 │ 6 │ 7 │ 8 │ seal │      (a LIST shows the first gap; where the session
-//	                                 still wins it, the next number is tried)
+//	from ▼                at ▼                      ▼ stop
+//	  │ 5 │ 6 │ 7 │ 8 │ seal │ garbage │ … │ … │ seal │
 //
-// From is the first number that cannot have been trimmed. All objects from
-// there up to at exist, and none at or behind at was or will be acknowledged,
-// as long as nobody deletes anything. It repeats what fails until ctx ends.
-// Several callers may race; each gets a seal that holds at that time, and they agree
-// through the catalogue on the one that counts. Finding something under a key
-// of the session that it did not put there is an error.
+// From is the first number that cannot have been trimmed. A LIST shows the
+// first gap, and the seal goes there; where the session still wins it, the
+// next gap is tried. A session in full swing would win for ever, so after two
+// losses a second seal goes some way ahead of it: there, at the latest, it
+// ends, whether the first gap was closed until then or not.
+//
+// All objects from there up to at exist, and none at or behind at was or will
+// be acknowledged, as long as nobody deletes anything. What fails is repeated
+// until ctx ends. Several callers may race; they find the same seal unless
+// objects were deleted meanwhile, so the catalogue records the one that counts.
+// Something under a key of the session that it did not put there is an error.
 func Seal(ctx context.Context, store objstore.Store, target bundle.Origin, from int64, sealer bundle.Origin) (at int64, err error) {
-	p := &putter{store: store, timeout: defaultPutTimeout, metrics: NewMetrics(nil), logger: slog.New(slog.DiscardHandler)}
-	at, found, err := findEnd(ctx, store, target, from)
-	for try := 0; err != nil; try++ {
-		if errors.Is(err, bundle.ErrCorrupt) || !pause(ctx, try) {
-			return -1, fmt.Errorf("seal WAL of broker %d, session %d: %w", target.Broker, target.Epoch, err)
-		}
-		at, found, err = findEnd(ctx, store, target, from)
-	}
-	for ; !found; at++ {
-		target.Seq = at
-		body, sum := bundle.SealBuffers(target, sealer)
-		o := newObject(bundle.KindSeal, target, body, sum)
-		switch out, err := p.settle(ctx, &o); out {
-		case applied, sealed:
-			return at, nil
-		case taken:
-		default:
-			return -1, fmt.Errorf("seal WAL of broker %d, session %d: %w", target.Broker, target.Epoch, err)
-		}
+	s := &sealing{target: target, sealer: sealer, put: putter{
+		store: store, timeout: defaultPutTimeout, metrics: NewMetrics(nil), logger: slog.New(slog.DiscardHandler)}}
+	at, err = s.run(ctx, from)
+	if err != nil {
+		return -1, fmt.Errorf("seal WAL of broker %d, session %d: %w", target.Broker, target.Epoch, err)
 	}
 	return at, nil
 }
 
-// findEnd lists a session's objects from a number on, up to the first gap or
-// seal; found tells that it is a seal.
+// stopAhead is how far ahead of a session that goes on writing the first stop
+// is put: more than it has in flight.
+const stopAhead = 16
+
+type sealing struct {
+	target, sealer bundle.Origin
+	put            putter
+}
+
+func (s *sealing) run(ctx context.Context, from int64) (int64, error) {
+	ahead, stopped := int64(stopAhead), false
+	for lost := 1; ; lost++ {
+		at, found, err := s.findEnd(ctx, from)
+		if err != nil || found {
+			return at, err
+		}
+		if won, err := s.sealAt(ctx, at); err != nil || won {
+			return at, err
+		}
+		from = at + 1
+		if lost >= 2 && !stopped {
+			if stopped, err = s.sealAt(ctx, at+ahead); err != nil {
+				return at, err
+			}
+			ahead *= 2
+		}
+	}
+}
+
+// sealAt puts a seal at a position, and returns whether one is there now: it
+// is not if the session was faster.
+func (s *sealing) sealAt(ctx context.Context, seq int64) (bool, error) {
+	s.target.Seq = seq
+	body, sum := bundle.SealBuffers(s.target, s.sealer)
+	o := newObject(bundle.KindSeal, s.target, body, sum)
+	switch out, err := s.put.settle(ctx, &o); out {
+	case applied, sealed:
+		return true, nil
+	case taken:
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+// findEnd lists the session's objects from a number on, up to the first gap or
+// seal; found tells that it is a seal. It goes on until it knows or ctx ends.
+func (s *sealing) findEnd(ctx context.Context, from int64) (at int64, found bool, err error) {
+	for try := 0; ; try++ {
+		at, found, err = findEnd(ctx, s.put.store, s.target, from)
+		if err == nil || errors.Is(err, bundle.ErrCorrupt) || !pause(ctx, try) {
+			return at, found, err
+		}
+	}
+}
+
 func findEnd(ctx context.Context, store objstore.Store, target bundle.Origin, from int64) (at int64, found bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*defaultPutTimeout)
 	defer cancel()

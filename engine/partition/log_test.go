@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,47 @@ func TestReadsWhatItNeeds(t *testing.T) {
 		}
 		if r.store.read > 100_000+3*markBytes {
 			t.Errorf("%s: read %d bytes of the object", when, r.store.read)
+		}
+	}
+}
+
+// TestStableInLongSlice: a transaction is open in the middle of a long slice.
+func TestStableInLongSlice(t *testing.T) {
+	r := newRig(Options{})
+	for i := range 300 {
+		s := spec{n: 1, size: 4000, pid: -1, ts: int64(i)}
+		if i == 150 {
+			s.pid, s.txn = 1, true
+		}
+		mustAppend(t, r, s)
+	}
+	r.wal.flush(flushed)
+	got := r.readAll(t, 140, 1<<20, kafka.ReadCommitted)
+	if last := lastOffset(t, got); last != 149 {
+		t.Errorf("read_committed to %d", last)
+	}
+}
+
+// TestEpochsWithoutBatches: only epochs in which something was written are kept.
+func TestEpochsWithoutBatches(t *testing.T) {
+	r := newRig(Options{Epoch: 3})
+	mustAppend(t, r, spec{n: 4, pid: -1})
+	r.wal.flush(1)
+	for range 5 {
+		r.move()
+		r.restart(t)
+		mustAppend(t, r, spec{n: 1, pid: -1}) // lost
+	}
+	want := []bundle.EpochStart{{Epoch: 3, Start: 0}, {Epoch: 8, Start: 4}}
+	if got := r.Snapshot().State.Epochs; !slices.Equal(got, want) {
+		t.Errorf("epochs %v", got)
+	}
+	for _, tt := range []struct {
+		ask, epoch kafka.LeaderEpoch
+		end        kafka.Offset
+	}{{-1, -1, -1}, {0, 0, 0}, {3, 3, 4}, {5, 3, 4}, {8, 8, 4}, {9, -1, -1}} {
+		if e, end := r.EndOffsetForEpoch(tt.ask); e != tt.epoch || end != tt.end {
+			t.Errorf("epoch %d: %d ends at %d", tt.ask, e, end)
 		}
 	}
 }

@@ -190,6 +190,9 @@ func (m *model) raiseStart() {
 func (m *model) seal() {
 	if m.r.seal() {
 		m.hotFrom = m.hw()
+		if s := m.r.Snapshot(); len(s.Aborted) != 0 || s.State.SealedEnd != m.hw() {
+			m.t.Fatalf("after sealing: %+v", s)
+		}
 	}
 }
 

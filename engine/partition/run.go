@@ -121,7 +121,7 @@ func (r *run) cut(w bounds, tail mark) (lo, hi int64, next kafka.Offset, err err
 		r.skip(int64(h.Size()))
 	}
 	lo, hi = r.pos, r.pos
-	if tail.pos > lo && tail.base > w.from {
+	if tail.pos > lo {
 		r.skip(tail.pos - r.pos)
 		hi, next = r.pos, tail.base
 	}

@@ -93,8 +93,7 @@ func (c *cursor) tp() (kafka.Slot, kafka.TopicPartition) {
 	return slot, tp
 }
 
-// slices reads slices that lie in [HeaderLen, end) of the object, or, when
-// whole is false, a segment's, which list no batches.
+// slices reads slices, which lie in [HeaderLen, end) of the object.
 func (c *cursor) slices(end int64) []Slice {
 	n := c.count(minSliceLen)
 	if n == 0 {

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -18,8 +19,8 @@ import (
 func (w *Writer) Run(ctx context.Context) error {
 	defer close(w.done)
 	r := newRunner(w)
-	err, sealedAt := r.stop(ctx)
-	if err != nil && ctx.Err() == nil {
+	sealedAt, err := r.stop(ctx)
+	if errors.Is(err, ErrFenced) {
 		w.over(ErrFenced, -1)
 	} else {
 		w.over(ErrClosed, sealedAt)
@@ -58,7 +59,7 @@ func newRunner(w *Writer) *runner {
 }
 
 // stop runs the loop and waits for all that it started.
-func (r *runner) stop(ctx context.Context) (err error, sealedAt int64) {
+func (r *runner) stop(ctx context.Context) (sealedAt int64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
@@ -67,7 +68,7 @@ func (r *runner) stop(ctx context.Context) (err error, sealedAt int64) {
 		r.put.spare.Wait()
 	}()
 	if err := r.loop(ctx); err != nil {
-		return err, -1
+		return -1, err
 	}
 	return r.seal(ctx)
 }
@@ -241,19 +242,19 @@ func (r *runner) fence(f *flight) {
 }
 
 // seal puts the session's own seal behind its last object.
-func (r *runner) seal(ctx context.Context) (err error, at int64) {
+func (r *runner) seal(ctx context.Context) (at int64, err error) {
 	origin := r.w.o.Origin
 	origin.Seq = r.w.Position().Next
 	body, sum := bundle.SealBuffers(origin, r.w.o.Origin)
 	o := newObject(bundle.KindSeal, origin, body, sum)
 	switch out, err := r.put.settle(ctx, &o); out {
 	case applied:
-		return nil, origin.Seq
+		return origin.Seq, nil
 	case sealed:
 		r.fence(&flight{object: o})
-		return ErrFenced, -1
+		return -1, ErrFenced
 	case stopped:
-		return err, -1
+		return -1, err
 	default:
 		panic(fmt.Sprintf("wal: %s is not what this session put there: %v", o.key, err))
 	}

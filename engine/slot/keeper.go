@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
-	"github.com/varvelog/varve/internal/kafka"
-	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
@@ -19,13 +18,13 @@ import (
 // and a trim never overlap.
 type keeper struct {
 	m        *Manager
-	session  chan catalog.Session // of capacity 1: the session's item as last written
+	session  chan catalog.Session                  // of capacity 1: the session's item as last written
 	sessions map[catalog.SessionID]catalog.Session // ended ones whose WAL may still have to be trimmed
 	asks     chan chan error
 	uploads  upload.Options
 
 	checkpointed wal.Position // of the WAL at the newest checkpoint
-	count        int64        // of this session's checkpoints
+	trimmed      atomic.Int64 // bytes of the WAL that the newest checkpoint made superfluous
 	recovered    bool         // slots still name predecessors' WAL: the first checkpoint frees it
 }
 
@@ -34,7 +33,7 @@ func newKeeper(m *Manager, sessions map[catalog.SessionID]catalog.Session) *keep
 		m: m, sessions: sessions,
 		session: make(chan catalog.Session, 1),
 		asks:    make(chan chan error),
-		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session)},
+		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64)},
 	}
 	k.session <- m.session
 	for _, s := range m.slots {
@@ -161,17 +160,16 @@ func (k *keeper) checkpoint(ctx context.Context) error {
 	slots := k.m.owned()
 	merge := mergeDue(slots)
 	parts := k.parts(merge)
-	k.count++
-	out, err := upload.Checkpoint(ctx, k.uploads, k.count, parts)
+	out, err := upload.Checkpoint(ctx, k.uploads, parts)
 	if err != nil {
-		return fmt.Errorf("write checkpoint %d: %w", k.count, err)
+		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	next := afterCheckpoint(slots, k.m.session.ID, cut.Durable, catalog.CheckpointRef{Key: out.Key, Size: out.Size}, merge)
 	for lo := 0; lo < len(next); lo += commitBatch {
 		hi := min(lo+commitBatch, len(next))
 		committed, err := k.m.o.Catalog.CommitCheckpoint(ctx, k.mine(), next[lo:hi])
 		if err != nil {
-			return fmt.Errorf("commit checkpoint %d: %w", k.count, err)
+			return fmt.Errorf("commit checkpoint %s: %w", out.Key, err)
 		}
 		k.m.setSlots(committed)
 	}
@@ -181,6 +179,7 @@ func (k *keeper) checkpoint(ctx context.Context) error {
 		}
 	}
 	k.checkpointed, k.recovered = cut, false
+	k.trimmed.Store(cut.Bytes)
 	k.m.o.Logger.Debug("checkpoint written", "key", out.Key, "bytes", out.Size, "wal_from", cut.Durable)
 	return k.sweep(ctx, slots)
 }
@@ -240,6 +239,3 @@ func refs(hot []partition.Ref) []upload.Ref {
 }
 
 func inWAL(key string) bool { return len(key) > 4 && key[:4] == "wal/" }
-
-var _ = kafka.None
-var _ = bundle.KindWAL

@@ -16,6 +16,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -31,9 +32,9 @@ type Manager struct {
 	reconciling sync.Mutex // serialises Reconcile; held across the catalogue's in-memory snapshot only
 
 	mu        sync.Mutex
-	slots     map[kafka.Slot]catalog.Slot                // as last committed
-	tails     map[kafka.TopicPartition]*tail             // recovered, their logs not open yet
-	logStarts map[kafka.TopicPartition]kafka.Offset      // as read when the slots were taken
+	slots     map[kafka.Slot]catalog.Slot                            // as last committed
+	tails     map[kafka.TopicPartition]*tail                         // recovered, their logs not open yet
+	logStarts map[kafka.TopicPartition]kafka.Offset                  // as read when the slots were taken
 	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
 }
 
@@ -60,7 +61,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, session: mine, set: partition.NewSet(), tails: tails,
+		o: o, session: mine, set: o.Logs, tails: tails,
 		slots:  make(map[kafka.Slot]catalog.Slot, len(after)),
 		topics: make(map[kafka.TopicPartition]*atomic.Pointer[config.Topic]),
 	}
@@ -105,8 +106,34 @@ func (m *Manager) Slot(s kafka.Slot) (catalog.Slot, bool) {
 	return slot, ok
 }
 
-// Admit waits until the WAL has room for n more bytes.
-func (m *Manager) Admit(ctx context.Context, n int) error { return m.wal.Admit(ctx, n) }
+// Admit waits until the WAL has room for n more bytes. While too much of it
+// waits to be trimmed it fails, retriably, with kafka.RequestTimedOut.
+func (m *Manager) Admit(ctx context.Context, n int) error {
+	if m.wal.Position().Bytes-m.keeper.trimmed.Load() > m.o.Config.WALBacklogMax {
+		return kafka.RequestTimedOut
+	}
+	return m.wal.Admit(ctx, n)
+}
+
+func (m *Manager) walOptions() wal.Options {
+	cfg := m.o.Config
+	return wal.Options{
+		Store: m.o.Store, Fill: m.fill, Origin: originOf(m.session),
+		MaxBytes: cfg.WALMaxBytes, Interval: cfg.WALInterval, InFlight: cfg.WALInFlight, PendingBytes: cfg.WALPendingBytes,
+		PutTimeout: callTimeout, Metrics: m.o.WALMetrics, Logger: m.o.Logger,
+	}
+}
+
+// fill writes a WAL object through to the cache.
+func (m *Manager) fill(key string, bufs [][]byte) {
+	pieces := make([]objcache.Piece, len(bufs))
+	var at int64
+	for i, b := range bufs {
+		pieces[i] = objcache.Piece{Off: at, Data: b}
+		at += int64(len(b))
+	}
+	m.o.Cache.Fill(key, pieces)
+}
 
 // Reconcile opens the logs of partitions that the catalogue's snapshot has
 // and this session does not, closes those of deleted topics, and hands changed configs on.
@@ -160,7 +187,8 @@ func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) 
 		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
 		WAL: m.wal, Cache: m.o.Cache, Cold: m.o.Cold,
 		Config: func() config.Topic { return *current.Load() },
-		State:  t.state, Hot: t.hot, LogStart: m.logStarts[tp],
+		State:  t.state, Hot: t.hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
+		ProducerExpiration: m.o.Config.ProducerIDExpiration,
 	}))
 	return nil
 }
@@ -201,6 +229,7 @@ func (m *Manager) follow(ctx context.Context, stop <-chan struct{}) error {
 // drop fails everything that waits: the session is over.
 func (m *Manager) drop() {
 	for _, l := range m.set.All() {
+		m.set.Remove(l.TP())
 		l.Close(kafka.NotLeaderOrFollower)
 	}
 }

@@ -150,8 +150,8 @@ func recoverTails(ctx context.Context, o *Options, slots []catalog.Slot, ended m
 		if to < 0 || to > s.SealedAt {
 			to = s.SealedAt
 		}
-		err := wal.Replay(ctx, o.Store, originOf(s), from, to, func(seq int64, key string, obj *bundle.Object) error {
-			return r.wal(s.ID, seq, key, obj)
+		err := wal.Replay(ctx, o.Store, wal.Span{Session: originOf(s), From: from, To: to}, func(key string, obj *bundle.Object) error {
+			return r.wal(s.ID, obj.Origin.Seq, key, obj)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("replay session %d/%d from %d to %d: %w", s.ID.Broker, s.ID.Epoch, from, to, err)
@@ -231,7 +231,5 @@ func originOf(s catalog.Session) bundle.Origin {
 func readBundle(ctx context.Context, o *Options, key string) (*bundle.Object, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return bundle.Read(ctx, func(p []byte, off int64) (int, int64, error) {
-		return o.Store.ReadAt(ctx, key, p, off)
-	})
+	return bundle.Read(ctx, bundle.At(o.Store, key), nil)
 }

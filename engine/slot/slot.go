@@ -18,21 +18,21 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
+	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/cold"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/wal"
 )
 
 // ErrForeignSlot means that a live session of another broker owns a slot that
 // this one would have to take.
 var ErrForeignSlot = errors.New("slot: owned by a live session of another broker")
 
-// Options are what a session needs. All fields but Registerer and Pace are
-// required.
+// Options are what a session needs. All fields but the metrics
+// are required.
 type Options struct {
 	Catalog    *catalog.Catalog
 	Store      objstore.Store
@@ -44,12 +44,14 @@ type Options struct {
 	Rack       string
 	Slots      int // of the cluster
 	Logger     *slog.Logger
-	Registerer prometheus.Registerer // nil: no metrics
+	Logs       *partition.Set     // where the session's open logs go
+	LogMetrics *partition.Metrics // nil: none
+	WALMetrics *wal.Metrics       // nil: none
 }
 
 func (o *Options) validate() error {
 	switch {
-	case o.Catalog == nil, o.Store == nil, o.Cache == nil, o.Cold == nil, o.Config == nil, o.Logger == nil:
+	case o.Catalog == nil, o.Store == nil, o.Cache == nil, o.Cold == nil, o.Config == nil, o.Logger == nil, o.Logs == nil:
 		return errors.New("slot options: a port is missing")
 	case o.Slots <= 0:
 		return fmt.Errorf("slot options: %d slots", o.Slots)
@@ -60,9 +62,9 @@ func (o *Options) validate() error {
 // Bounds on single calls to the catalogue and the object store.
 const (
 	callTimeout  = 30 * time.Second
-	takeBatch    = 40 // slots in one take
-	commitBatch  = 90 // slots in one checkpoint commit
-	maxCkpts     = 8  // checkpoints a slot names before they are merged
+	takeBatch    = 40       // slots in one take
+	commitBatch  = 90       // slots in one checkpoint commit
+	maxCkpts     = 8        // checkpoints a slot names before they are merged
 	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint
 	trimBatch    = 1000     // objects in one delete
 	keeperPeriod = time.Second

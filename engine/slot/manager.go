@@ -16,7 +16,6 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/bundle"
-	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -118,21 +117,10 @@ func (m *Manager) Admit(ctx context.Context, n int) error {
 func (m *Manager) walOptions() wal.Options {
 	cfg := m.o.Config
 	return wal.Options{
-		Store: m.o.Store, Fill: m.fill, Origin: originOf(m.session),
+		Store: m.o.Store, Fill: m.o.Cache.Fill, Origin: originOf(m.session),
 		MaxBytes: cfg.WALMaxBytes, Interval: cfg.WALInterval, InFlight: cfg.WALInFlight, PendingBytes: cfg.WALPendingBytes,
 		PutTimeout: callTimeout, Metrics: m.o.WALMetrics, Logger: m.o.Logger,
 	}
-}
-
-// fill writes a WAL object through to the cache.
-func (m *Manager) fill(key string, bufs [][]byte) {
-	pieces := make([]objcache.Piece, len(bufs))
-	var at int64
-	for i, b := range bufs {
-		pieces[i] = objcache.Piece{Off: at, Data: b}
-		at += int64(len(b))
-	}
-	m.o.Cache.Fill(key, pieces)
 }
 
 // Reconcile opens the logs of partitions that the catalogue's snapshot has

@@ -1,9 +1,12 @@
 package meta
 
-import "fmt"
+import (
+	"fmt"
+	"unicode/utf8"
+)
 
 // Validate refuses commits over the limits, with two operations on one item,
-// or with attributes of other types, as ErrInvalid. Adapters call it first.
+// with attributes of other types or with text that is not UTF-8, as ErrInvalid. Adapters call it first.
 func Validate(id string, ops []Op) error {
 	if id == "" || len(ops) == 0 || len(ops) > MaxOps {
 		return fmt.Errorf("%w: id %q, %d operations", ErrInvalid, id, len(ops))
@@ -11,8 +14,11 @@ func Validate(id string, ops []Op) error {
 	seen := make(map[Key]bool, len(ops))
 	total := 0
 	for _, op := range ops {
-		if op.Key.PK == "" || op.Key.SK == "" {
-			return fmt.Errorf("%w: empty key", ErrInvalid)
+		if op.Kind < OpCreate || op.Kind > OpCheck {
+			return fmt.Errorf("%w: operation %d", ErrInvalid, op.Kind)
+		}
+		if !validKey(op.Key) {
+			return fmt.Errorf("%w: key %q", ErrInvalid, op.Key)
 		}
 		if seen[op.Key] {
 			return fmt.Errorf("%w: two operations on %v", ErrInvalid, op.Key)
@@ -33,13 +39,19 @@ func Validate(id string, ops []Op) error {
 	return nil
 }
 
+func validKey(k Key) bool {
+	return k.PK != "" && k.SK != "" && len(k.PK) <= MaxPKBytes && len(k.SK) <= MaxSKBytes && utf8.ValidString(k.PK) && utf8.ValidString(k.SK)
+}
+
 func sizeOf(op Op) (int, error) {
 	n := len(op.Key.PK) + len(op.Key.SK) + 64
 	for k, v := range op.Attrs {
 		n += len(k)
 		switch v := v.(type) {
 		case string:
-			n += len(v)
+			if n += len(v); !utf8.ValidString(v) {
+				return 0, fmt.Errorf("%w: attribute %s of %v is not UTF-8", ErrInvalid, k, op.Key)
+			}
 		case []byte:
 			n += len(v)
 		case int64, bool:

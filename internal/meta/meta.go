@@ -17,6 +17,8 @@ import (
 // DynamoDB (TransactWriteItems, item size).
 const (
 	MaxOps       = 100       // operations in one commit
+	MaxPKBytes   = 2048      // of a partition key
+	MaxSKBytes   = 1024      // of a sort key
 	MaxItemBytes = 400 << 10 // keys and attributes of one item
 	MaxTxnBytes  = 4 << 20   // all items of one commit
 )
@@ -42,13 +44,13 @@ var (
 
 // Key names an item.
 type Key struct {
-	PK string // partition key, not empty
-	SK string // sort key, not empty; items of one PK are ordered by its bytes
+	PK string // partition key, not empty, UTF-8
+	SK string // sort key, not empty, UTF-8; items of one PK are ordered by its bytes
 }
 
 // Attrs are an item's attributes. A value is a string, an int64, a bool or a
-// []byte; adapters refuse anything else with ErrInvalid. Receivers do not
-// change them.
+// []byte, strings are UTF-8; adapters refuse anything else with ErrInvalid.
+// Receivers do not change them.
 type Attrs map[string]any
 
 // Item is what the store holds under a key. The zero Version means "no such

@@ -3,10 +3,12 @@
 package metatest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,9 +28,14 @@ func Run(t *testing.T, open func(t *testing.T) meta.Store) {
 		"check":                 testCheck,
 		"all or nothing":        testAtomic,
 		"query":                 testQuery,
+		"query by bytes":        testQueryBytes,
+		"query of pages":        testQueryPages,
+		"same id again":         testRepeat,
+		"largest":               testLargest,
 		"invalid":               testInvalid,
 		"one winner":            testRace,
 		"counter":               testCounter,
+		"overlapping":           testOverlap,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -165,6 +172,113 @@ func testQuery(t *testing.T, s meta.Store) {
 	}
 }
 
+// testQueryBytes: sort keys are ordered by their bytes, prefixes and bounds too.
+func testQueryBytes(t *testing.T, s meta.Store) {
+	sorted := []string{"A", "a", "a\x00", "a\x00b", "aa", "a\x7f", "aé", "aÿ", "a\u07ff", "a\uffff", "a\U0010ffff", "b", "é"}
+	for _, i := range []int{7, 0, 12, 3, 5, 10, 1, 8, 2, 11, 4, 9, 6} {
+		commit(t, s, meta.Create(key(sorted[i]), nil))
+	}
+	query := func(r meta.Range) []string {
+		t.Helper()
+		items, more, err := s.Query(t.Context(), "pk", r)
+		if err != nil || more {
+			t.Fatalf("%+v: more %v, %v", r, more, err)
+		}
+		var sks []string
+		for _, it := range items {
+			sks = append(sks, it.SK)
+		}
+		return sks
+	}
+	reversed := slices.Clone(sorted[1:11])
+	slices.Reverse(reversed)
+	for _, c := range []struct {
+		r    meta.Range
+		want []string
+	}{
+		{meta.Range{}, sorted},
+		{meta.Range{Prefix: "a"}, sorted[1:11]},
+		{meta.Range{Prefix: "a", Reverse: true}, reversed},
+		{meta.Range{Prefix: "a", After: "a"}, sorted[2:11]},
+		{meta.Range{Prefix: "a", After: "A"}, sorted[1:11]},
+		{meta.Range{Prefix: "a", After: "aÿ"}, sorted[8:11]},
+		{meta.Range{Prefix: "a", After: "aÿ", Reverse: true}, reversed[4:]},
+		{meta.Range{Prefix: "a", After: "b"}, nil},
+		{meta.Range{Prefix: "a", After: "b", Reverse: true}, reversed},
+		{meta.Range{Prefix: "a", After: "A", Reverse: true}, nil},
+		{meta.Range{Prefix: "a\U0010ffff"}, sorted[10:11]},
+		{meta.Range{After: "a\x00"}, sorted[3:]},
+		{meta.Range{Prefix: "c"}, nil},
+	} {
+		if diff := cmp.Diff(c.want, query(c.r)); diff != "" {
+			t.Errorf("%+v\n%s", c.r, diff)
+		}
+	}
+}
+
+// testQueryPages: without a limit the adapter may page as it likes, with one
+// no page is longer, and a page that ends with the items may not promise more.
+func testQueryPages(t *testing.T, s meta.Store) {
+	const n = 1200
+	var ops []meta.Op
+	for i := range n {
+		if ops = append(ops, meta.Create(key(fmt.Sprintf("%04d", i)), nil)); len(ops) == meta.MaxOps {
+			commit(t, s, ops...)
+			ops = nil
+		}
+	}
+	for _, limit := range []int{0, 100, 500} {
+		count := 0
+		for r := (meta.Range{Limit: limit}); ; {
+			page, more, err := s.Query(t.Context(), "pk", r)
+			if err != nil || limit > 0 && len(page) > limit {
+				t.Fatalf("%d items, limit %d, %v", len(page), limit, err)
+			}
+			if count += len(page); !more {
+				break
+			}
+			r.After = page[len(page)-1].SK
+		}
+		if count != n {
+			t.Errorf("limit %d: %d items", limit, count)
+		}
+	}
+	if page, more, err := s.Query(t.Context(), "pk", meta.Range{After: fmt.Sprintf("%04d", n-11), Limit: 10}); err != nil || more || len(page) != 10 {
+		t.Errorf("the last page: %d items, more %v, %v", len(page), more, err)
+	}
+}
+
+// testRepeat: an applied commit that is sent again is not applied again.
+func testRepeat(t *testing.T, s meta.Store) {
+	id := meta.NewCommitID()
+	if err := s.Commit(t.Context(), id, meta.Create(key("a"), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(t.Context(), id, meta.Create(key("a"), nil)); err == nil {
+		t.Log("answered as applied") // as DynamoDB does with a client request token
+	}
+	if it := get(t, s, "a"); it.Version != 1 || it.CommitID != id {
+		t.Fatalf("version %d, id %s", it.Version, it.CommitID)
+	}
+}
+
+func testLargest(t *testing.T, s meta.Store) {
+	b := bytes.Repeat([]byte{0xa5}, meta.MaxItemBytes-1024)
+	var ops []meta.Op
+	for i := range meta.MaxTxnBytes / meta.MaxItemBytes {
+		ops = append(ops, meta.Create(key(fmt.Sprint(i)), meta.Attrs{"b": b}))
+	}
+	commit(t, s, ops...)
+	if got := get(t, s, "3").Attrs["b"]; !cmp.Equal(got, b) {
+		t.Fatal("a large item comes back changed")
+	}
+	long := meta.Key{PK: strings.Repeat("p", meta.MaxPKBytes), SK: strings.Repeat("s", meta.MaxSKBytes)}
+	commit(t, s, meta.Create(long, nil))
+	if _, err := s.Get(t.Context(), long); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func testInvalid(t *testing.T, s meta.Store) {
 	id := meta.NewCommitID()
 	many := make([]meta.Op, meta.MaxOps+1)
@@ -177,6 +291,12 @@ func testInvalid(t *testing.T, s meta.Store) {
 		"one key twice": {meta.Create(key("a"), nil), meta.Check(meta.Item{Key: key("a")})},
 		"empty key":     {meta.Create(meta.Key{PK: "pk"}, nil)},
 		"large item":    {meta.Create(key("a"), meta.Attrs{"b": make([]byte, meta.MaxItemBytes)})},
+		"long pk":       {meta.Create(meta.Key{PK: strings.Repeat("p", meta.MaxPKBytes+1), SK: "s"}, nil)},
+		"long sk":       {meta.Create(key(strings.Repeat("s", meta.MaxSKBytes+1)), nil)},
+		"key not UTF-8": {meta.Create(key("\xff"), nil)},
+		"not UTF-8":     {meta.Create(key("a"), meta.Attrs{"s": "\xff"})},
+		"no kind":       {{Key: key("a")}},
+		"no old item":   {meta.Replace(meta.Item{Key: key("a")}, nil)},
 		"other type":    {meta.Create(key("a"), meta.Attrs{"f": 1.5})},
 	} {
 		if err := s.Commit(t.Context(), id, ops...); !errors.Is(err, meta.ErrInvalid) {
@@ -238,6 +358,46 @@ func testCounter(t *testing.T, s meta.Store) {
 		if n := get(t, s, sk).Attrs["n"]; n != int64(workers*times) {
 			t.Errorf("%s is %v, want %d", sk, n, workers*times)
 		}
+	}
+}
+
+// testOverlap has many move one unit between two of five accounts at a time,
+// with a check of a third: what lies in them together never changes.
+func testOverlap(t *testing.T, s meta.Store) {
+	const accounts, workers, times = 5, 6, 10
+	sk := func(i int) string { return fmt.Sprint("account", i%accounts) }
+	for i := range accounts {
+		commit(t, s, meta.Create(key(sk(i)), meta.Attrs{"n": int64(100)}))
+	}
+	add := func(it meta.Item, n int64) meta.Op {
+		return meta.Replace(it, meta.Attrs{"n": it.Attrs["n"].(int64) + n})
+	}
+	each(t, workers, func(ctx context.Context, w int) error {
+		for done := 0; done < times; {
+			var items [3]meta.Item
+			for i := range items {
+				var err error
+				if items[i], err = s.Get(ctx, key(sk(w+done+i))); err != nil {
+					return err
+				}
+			}
+			err := s.Commit(ctx, meta.NewCommitID(), add(items[2], -1), meta.Check(items[1]), add(items[0], 1))
+			switch {
+			case err == nil:
+				done++
+			case !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrBusy):
+				return err
+			}
+		}
+		return nil
+	})
+	var total, versions int64
+	for i := range accounts {
+		it := get(t, s, sk(i))
+		total, versions = total+it.Attrs["n"].(int64), versions+it.Version
+	}
+	if total != 100*accounts || versions != accounts+2*workers*times {
+		t.Fatalf("%d units in all, versions %d", total, versions)
 	}
 }
 

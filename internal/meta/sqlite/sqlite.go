@@ -10,12 +10,10 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
-	"strconv"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -24,7 +22,8 @@ import (
 )
 
 const (
-	busyTimeoutMs = 5000
+	busyTimeoutMs = 2000
+	openRetry     = 5 * time.Millisecond
 	readers       = 2 // connections that read at a time
 	pageLimit     = 1000
 )
@@ -35,8 +34,9 @@ const schema = `CREATE TABLE IF NOT EXISTS items (
 
 // Store is an open database. Close it.
 type Store struct {
-	write, read           *sql.DB
-	get, put, del, lookup *sql.Stmt // lookup reads within a commit
+	write, read    *sql.DB
+	get, up, down  *sql.Stmt // on read: one item; a page, ascending and descending
+	look, put, del *sql.Stmt // on write, within a commit
 }
 
 // Open opens the database at path and makes it where there is none.
@@ -46,7 +46,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if s.write, err = open(path, "immediate", 1); err != nil {
 		return nil, fmt.Errorf("open metadata %s: %w", path, err)
 	}
-	if _, err = s.write.ExecContext(ctx, schema); err == nil {
+	if err = s.create(ctx); err == nil {
 		s.read, err = open(path, "deferred", readers)
 	}
 	if err == nil {
@@ -72,6 +72,22 @@ func open(path, txlock string, conns int) (*sql.DB, error) {
 	return db, nil
 }
 
+// create makes the table. Processes that open a new database at the same time
+// meet each other's switch to WAL mode, for which SQLite does not wait by itself.
+func (s *Store) create(ctx context.Context) error {
+	for {
+		_, err := s.write.ExecContext(ctx, schema)
+		if !isBusy(err) {
+			return err
+		}
+		select {
+		case <-time.After(openRetry):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
 func (s *Store) prepare(ctx context.Context) error {
 	for _, p := range []struct {
 		stmt **sql.Stmt
@@ -79,7 +95,9 @@ func (s *Store) prepare(ctx context.Context) error {
 		text string
 	}{
 		{&s.get, s.read, "SELECT version, commit_id, attrs FROM items WHERE pk=? AND sk=?"},
-		{&s.lookup, s.write, "SELECT version, commit_id FROM items WHERE pk=? AND sk=?"},
+		{&s.up, s.read, "SELECT sk, version, commit_id, attrs FROM items WHERE pk=? AND sk>=? AND sk<? ORDER BY sk LIMIT ?"},
+		{&s.down, s.read, "SELECT sk, version, commit_id, attrs FROM items WHERE pk=? AND sk>=? AND sk<? ORDER BY sk DESC LIMIT ?"},
+		{&s.look, s.write, "SELECT version, commit_id FROM items WHERE pk=? AND sk=?"},
 		{&s.put, s.write, "INSERT OR REPLACE INTO items VALUES (?,?,?,?,?)"},
 		{&s.del, s.write, "DELETE FROM items WHERE pk=? AND sk=?"},
 	} {
@@ -125,8 +143,16 @@ func (s *Store) Query(ctx context.Context, pk string, r meta.Range) (items []met
 	if limit <= 0 || limit > pageLimit {
 		limit = pageLimit
 	}
-	text, args := queryOf(pk, r, limit+1)
-	rows, err := s.read.QueryContext(ctx, text, args...)
+	stmt, lo, hi := s.up, r.Prefix, prefixEnd(r.Prefix)
+	switch {
+	case r.Reverse && r.After != "":
+		stmt, hi = s.down, min(hi, r.After)
+	case r.Reverse:
+		stmt = s.down
+	case r.After != "":
+		lo = max(lo, r.After+"\x00") // the next string
+	}
+	rows, err := stmt.QueryContext(ctx, pk, lo, hi, limit+1)
 	if err != nil {
 		return nil, false, fmt.Errorf("query %s: %w", pk, err)
 	}
@@ -151,29 +177,8 @@ func (s *Store) Query(ctx context.Context, pk string, r meta.Range) (items []met
 	return items, false, nil
 }
 
-// queryOf bounds the sort keys so that the primary key's index serves them.
-func queryOf(pk string, r meta.Range, limit int) (string, []any) {
-	text, args := "SELECT sk, version, commit_id, attrs FROM items WHERE pk=?", []any{pk}
-	if r.Prefix != "" {
-		text, args = text+" AND sk>=?", append(args, r.Prefix)
-		if end := prefixEnd(r.Prefix); end != "" {
-			text, args = text+" AND sk<?", append(args, end)
-		}
-	}
-	order := " ORDER BY sk LIMIT ?"
-	switch {
-	case r.Reverse && r.After != "":
-		text, args = text+" AND sk<?", append(args, r.After)
-	case r.After != "":
-		text, args = text+" AND sk>?", append(args, r.After)
-	}
-	if r.Reverse {
-		order = " ORDER BY sk DESC LIMIT ?"
-	}
-	return text + order, append(args, limit)
-}
-
-// prefixEnd returns the least string greater than all that begin with p.
+// prefixEnd returns a string greater than all valid ones that begin with p,
+// and not greater than any other that is greater than p.
 func prefixEnd(p string) string {
 	b := []byte(p)
 	for i := len(b) - 1; i >= 0; i-- {
@@ -182,7 +187,7 @@ func prefixEnd(p string) string {
 			return string(b[:i+1])
 		}
 	}
-	return ""
+	return "\xff" // UTF-8 has no such byte
 }
 
 // Commit implements meta.Store.
@@ -207,7 +212,7 @@ func (s *Store) Commit(ctx context.Context, id string, ops ...meta.Op) error {
 func (s *Store) apply(ctx context.Context, tx *sql.Tx, id string, ops []meta.Op) error {
 	for _, op := range ops {
 		now := meta.Item{Key: op.Key}
-		err := tx.StmtContext(ctx, s.lookup).QueryRowContext(ctx, op.Key.PK, op.Key.SK).Scan(&now.Version, &now.CommitID)
+		err := tx.StmtContext(ctx, s.look).QueryRowContext(ctx, op.Key.PK, op.Key.SK).Scan(&now.Version, &now.CommitID)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return classify("read", err, true)
 		}
@@ -234,66 +239,17 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, id string, ops []meta.Op)
 	return nil
 }
 
-// classify tells busy from unknown. Before the transaction's commit nothing
-// can have been applied; of the commit itself, only a busy answer says so.
+// classify tells what an error says about the commit. Before the last step
+// nothing can have been applied and nothing of it is left: busy, disk full or
+// the caller's deadline alike. Of the last step itself the outcome is unknown.
 func classify(what string, err error, before bool) error {
-	var se *sqlite.Error
-	if errors.As(err, &se) && (se.Code()&0xff == sqlite3.SQLITE_BUSY || se.Code()&0xff == sqlite3.SQLITE_LOCKED) && before {
+	if before {
 		return fmt.Errorf("%w: %s: %w", meta.ErrBusy, what, err)
 	}
 	return fmt.Errorf("metadata %s: %w", what, err)
 }
 
-// encode writes attributes as a JSON object: strings as they are but for a
-// leading ':', which marks bytes (":b:<base64>"), numbers (":i:<decimal>") and escapes itself ("::…").
-func encode(a meta.Attrs) (string, error) {
-	m := make(map[string]any, len(a))
-	for k, v := range a {
-		switch v := v.(type) {
-		case string:
-			if len(v) > 0 && v[0] == ':' {
-				v = ":" + v
-			}
-			m[k] = v
-		case int64:
-			m[k] = ":i:" + strconv.FormatInt(v, 10)
-		case []byte:
-			m[k] = ":b:" + base64.StdEncoding.EncodeToString(v)
-		default:
-			m[k] = v
-		}
-	}
-	b, err := json.Marshal(m)
-	return string(b), err
-}
-
-func decode(s string) (meta.Attrs, error) {
-	a := make(meta.Attrs)
-	if err := json.Unmarshal([]byte(s), (*map[string]any)(&a)); err != nil {
-		return nil, err
-	}
-	for k, v := range a {
-		text, ok := v.(string)
-		if !ok || len(text) == 0 || text[0] != ':' {
-			continue
-		}
-		value, err := untag(text)
-		if err != nil {
-			return nil, fmt.Errorf("attribute %s: %w", k, err)
-		}
-		a[k] = value
-	}
-	return a, nil
-}
-
-func untag(text string) (any, error) {
-	switch {
-	case len(text) >= 2 && text[1] == ':':
-		return text[1:], nil
-	case len(text) >= 3 && text[:3] == ":i:":
-		return strconv.ParseInt(text[3:], 10, 64)
-	case len(text) >= 3 && text[:3] == ":b:":
-		return base64.StdEncoding.DecodeString(text[3:])
-	}
-	return nil, fmt.Errorf("%q has no type", text)
+func isBusy(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && (se.Code()&0xff == sqlite3.SQLITE_BUSY || se.Code()&0xff == sqlite3.SQLITE_LOCKED)
 }

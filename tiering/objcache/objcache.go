@@ -18,7 +18,10 @@ package objcache
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -50,17 +53,69 @@ type Piece struct {
 }
 
 // Cache is the object cache. All methods are safe for concurrent use.
-type Cache struct{}
+type Cache struct {
+	store   objstore.Store
+	ram     *ram
+	disk    *disk // nil: none
+	flights *flights
+	count   counters
+}
+
+// counters are the parts of Stats that Read and Fill count.
+type counters struct {
+	ramHits, ramHitBytes   atomic.Int64
+	diskHits, diskHitBytes atomic.Int64
+	misses, missBytes      atomic.Int64
+	shared                 atomic.Int64
+	fills, fillBytes       atomic.Int64
+}
 
 // New makes a cache and takes up what an earlier one left in Options.Disk. It
 // starts nothing; the disk layer is written while Run runs.
-func New(o Options) (*Cache, error) { return &Cache{}, nil }
+func New(o Options) (*Cache, error) {
+	c := &Cache{store: o.Store, ram: newRAM(o.RAMBytes), flights: newFlights()}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Disk != nil && o.DiskBytes > 0 {
+		var err error
+		if c.disk, err = openDisk(o.Disk, o.DiskBytes, o.Logger); err != nil {
+			return nil, fmt.Errorf("open object cache: %w", err)
+		}
+	}
+	if o.Registerer != nil {
+		if err := register(o.Registerer, c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return c, nil
+}
 
 // Fill keeps an object's bytes in RAM, and hands them to the disk layer. It
 // retains the buffers: nobody may change them afterwards. Pieces ascend and
 // don't overlap; they may leave gaps. A second Fill of a key replaces the
 // first. It never blocks on I/O.
-func (c *Cache) Fill(key string, pieces []Piece) {}
+func (c *Cache) Fill(key string, pieces []Piece) {
+	kept := make([]Piece, 0, len(pieces))
+	var end, size int64
+	for _, p := range pieces {
+		if p.Off < end {
+			panic(fmt.Sprintf("objcache: piece of %s at %d begins before the end of the last one, %d", key, p.Off, end))
+		}
+		if len(p.Data) == 0 {
+			continue
+		}
+		kept = append(kept, p)
+		end = p.Off + int64(len(p.Data))
+		size += int64(len(p.Data))
+	}
+	c.count.fills.Add(1)
+	c.count.fillBytes.Add(size)
+	c.ram.fill(key, kept)
+	if c.disk != nil {
+		c.disk.fill(key, kept)
+	}
+}
 
 // Read returns exactly n bytes of an object from off, in one or more buffers,
 // which must not be changed: from RAM by reference, else from disk or by one
@@ -69,20 +124,81 @@ func (c *Cache) Fill(key string, pieces []Piece) {}
 // objstore.ErrNotFound passes through; a range past the object's end is
 // io.ErrUnexpectedEOF.
 func (c *Cache) Read(ctx context.Context, key string, off, n int64, a *Arena) ([][]byte, error) {
-	return nil, nil
+	return c.read(ctx, rangeKey{key, off, n}, a, true)
 }
 
 // ReadOnce is Read for bytes that nobody will want soon again (sealing,
 // verifying): it leaves the disk layer as it is.
 func (c *Cache) ReadOnce(ctx context.Context, key string, off, n int64, a *Arena) ([][]byte, error) {
-	return nil, nil
+	return c.read(ctx, rangeKey{key, off, n}, a, false)
+}
+
+func (c *Cache) read(ctx context.Context, k rangeKey, a *Arena, keep bool) ([][]byte, error) {
+	if k.off < 0 || k.n < 0 || k.n > MaxRead || k.off+k.n < k.off {
+		return nil, fmt.Errorf("%w: %d bytes at %d of %s", ErrRange, k.n, k.off, k.key)
+	}
+	if k.n == 0 {
+		return nil, nil
+	}
+	if bufs := c.ram.read(k.key, k.off, k.n); bufs != nil {
+		c.count.ramHits.Add(1)
+		c.count.ramHitBytes.Add(k.n)
+		return bufs, nil
+	}
+	buf, view, shared, err := c.flights.do(ctx, k, func() (*buffer, []byte, error) { return c.load(ctx, k, keep) })
+	if shared {
+		c.count.shared.Add(1)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.adopt(buf)
+	return [][]byte{view}, nil
+}
+
+// load reads a range from disk, else from the store.
+func (c *Cache) load(ctx context.Context, k rangeKey, keep bool) (*buffer, []byte, error) {
+	if c.disk != nil {
+		if buf, view := c.disk.read(k); buf != nil {
+			c.count.diskHits.Add(1)
+			c.count.diskHitBytes.Add(k.n)
+			return buf, view, nil
+		}
+	}
+	c.count.misses.Add(1)
+	buf := newBuffer(int(k.n))
+	n, size, err := c.store.ReadAt(ctx, k.key, buf.b, k.off)
+	c.count.missBytes.Add(int64(n))
+	if n < len(buf.b) && (err == nil || errors.Is(err, io.EOF)) {
+		err = fmt.Errorf("read %d bytes at %d of %s, which has %d: %w", k.n, k.off, k.key, size, io.ErrUnexpectedEOF)
+	}
+	if n == len(buf.b) {
+		err = nil
+	}
+	if err != nil {
+		buf.release()
+		return nil, nil, err
+	}
+	if c.disk != nil && keep {
+		c.disk.keep(k, buf)
+	}
+	return buf, buf.b, nil
 }
 
 // Forget drops what the cache has of an object, once it is deleted.
-func (c *Cache) Forget(key string) {}
+func (c *Cache) Forget(key string) {
+	c.ram.forget(key)
+	if c.disk != nil {
+		c.disk.forget(key)
+	}
+}
 
-// Run writes the disk layer until ctx ends, and returns ctx's error.
-func (c *Cache) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-
-// Stats returns the cache's counters.
-func (c *Cache) Stats() Stats { return Stats{} }
+// Run writes the disk layer until ctx ends, and returns ctx's error. It is
+// called at most once at a time.
+func (c *Cache) Run(ctx context.Context) error {
+	if c.disk == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return c.disk.run(ctx)
+}

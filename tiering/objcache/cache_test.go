@@ -247,6 +247,35 @@ func TestLeaderLeaves(t *testing.T) {
 	})
 }
 
+// TestWaiterLeaves: a waiter that is cancelled holds nothing.
+func TestWaiterLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		c := newCache(t, Options{Store: store})
+		put(t, store, "k", 10_000)
+		store.SetFault(func(memstore.Op, string) memstore.Fault {
+			return memstore.Fault{Kind: memstore.Delay, After: 10 * time.Second}
+		})
+		a := NewArena()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := c.Read(t.Context(), "k", 0, 10_000, a); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.Read(ctx, "k", 0, 10_000, NewArena()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("waiter: %v", err)
+		}
+		wg.Wait()
+		if n := a.held[0].refs.Load(); n != 1 {
+			t.Errorf("%d holders, want the leader alone", n)
+		}
+	})
+}
+
 // TestFaultsPassThrough: a failed read is nobody's later.
 func TestFaultsPassThrough(t *testing.T) {
 	store := memstore.New()

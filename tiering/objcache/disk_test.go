@@ -229,6 +229,30 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestTornWrite: what is written after a torn record is found after a restart.
+func TestTornWrite(t *testing.T) {
+	m := vfs.NewMem()
+	o := Options{Store: memstore.New(), Disk: m, DiskBytes: 10 << 20}
+	c := newCache(t, o)
+	for i := range 3 {
+		m.SetHook(func(op vfs.Op) error {
+			if i == 1 && op.Kind == vfs.OpWrite {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		key := fmt.Sprint("k", i)
+		c.Fill(key, []Piece{{Data: content(key, 1000)}})
+		drain(c)
+	}
+	if s := c.Stats(); s.DiskErrors != 1 || s.DiskDropped != 1 || s.DiskExtents != 2 {
+		t.Errorf("stats %+v", s)
+	}
+	c = newCache(t, o)
+	readEqual(t, c, "k0", 1000, 0, 1000) // the store has neither
+	readEqual(t, c, "k2", 1000, 0, 1000)
+}
+
 // TestFlippedBits: a changed byte anywhere in the files is never served.
 func TestFlippedBits(t *testing.T) {
 	store, m := scriptStore(t), vfs.NewMem()

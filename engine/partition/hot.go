@@ -14,6 +14,8 @@ const (
 	rollSlices   = 1 << 14  // hot slices from which a partition is due for a segment
 	maxHotSlices = 1 << 16  // hot slices with which a partition takes no more
 	maxReadRefs  = 512      // slices that one Read touches
+
+	maxSliceBytes = 16 << 20 // of slices joined in the index; a WAL object has no more
 )
 
 // slice is an entry of the hot index. It is immutable: readers keep copies.
@@ -81,24 +83,61 @@ func (s *slice) ceilPos(pos int64) int64 {
 //	[ Base … Last ][ Base … Last ] … [ Base … Last ]
 //	  start()                                 end()-1
 type index struct {
-	slices []slice
-	bytes  int64
+	slices  []slice
+	bytes   int64
+	maxTime int64 // the largest timestamp, ms
 }
 
+// newIndex makes an index of recovered slices. Those that lie one behind the
+// other in a checkpoint become one.
 func newIndex(refs []Ref) index {
 	var x index
 	for _, r := range refs {
-		if n := len(x.slices); n > 0 && x.slices[n-1].Last+1 != r.Base {
+		n := len(x.slices)
+		switch {
+		case n == 0:
+			x.push(slice{Ref: r})
+			continue
+		case x.slices[n-1].Last+1 != r.Base:
 			panic(fmt.Sprintf("hot index: offset %d follows %d", r.Base, x.slices[n-1].Last))
+		}
+		if last := &x.slices[n-1].Ref; last.Key == r.Key && last.Pos+last.Len == r.Pos && last.Len+r.Len <= maxSliceBytes {
+			last.Len, last.Last, last.MaxTimestamp = last.Len+r.Len, r.Last, max(last.MaxTimestamp, r.MaxTimestamp)
+			continue
 		}
 		x.push(slice{Ref: r})
 	}
+	x.sum()
 	return x
+}
+
+// joinSlices returns the slices of one object as fewer ones: those that follow each other
+// in offsets and bytes become one.
+func joinSlices(all []bundle.Slice) []bundle.Slice {
+	var out []bundle.Slice
+	for _, s := range all {
+		if len(s.Batches) == 0 {
+			continue
+		}
+		if n := len(out); n > 0 {
+			last := &out[n-1]
+			end := last.Batches[len(last.Batches)-1].LastOffset() + 1
+			if last.Pos+last.Len == s.Pos && end == s.Batches[0].BaseOffset && last.Len+s.Len <= maxSliceBytes {
+				last.Len += s.Len
+				last.Batches = append(last.Batches, s.Batches...)
+				continue
+			}
+		}
+		s.Batches = slices.Clone(s.Batches) // to be appended to
+		out = append(out, s)
+	}
+	return out
 }
 
 func (x *index) push(s slice) {
 	x.slices = append(x.slices, s)
 	x.bytes += s.Len
+	x.maxTime = max(x.maxTime, s.MaxTimestamp)
 }
 
 // find returns the position of the slice that holds off, or, if none does, of
@@ -109,11 +148,19 @@ func (x *index) find(off kafka.Offset) int {
 
 // drop forgets the slices that lie wholly below off.
 func (x *index) drop(off kafka.Offset) {
-	n := x.find(off)
-	for _, s := range x.slices[:n] {
-		x.bytes -= s.Len
+	x.slices = slices.Delete(x.slices, 0, x.find(off))
+	if cap(x.slices) > 256 && len(x.slices) < cap(x.slices)/4 {
+		x.slices = slices.Clone(x.slices)
 	}
-	x.slices = slices.Delete(x.slices, 0, n)
+	x.sum()
+}
+
+func (x *index) sum() {
+	x.bytes, x.maxTime = 0, 0
+	for i := range x.slices {
+		x.bytes += x.slices[i].Len
+		x.maxTime = max(x.maxTime, x.slices[i].MaxTimestamp)
+	}
 }
 
 // learn keeps the marks that a reader found for a slice that had none.
@@ -141,12 +188,8 @@ func (x *index) replace(key string, m bundle.Slice) {
 	if start := x.slices[i].Base; start > first {
 		m = cutFront(m, start)
 	}
-	for _, s := range x.slices[i : j+1] {
-		x.bytes -= s.Len
-	}
-	s := newSlice(key, m)
-	x.bytes += s.Len
-	x.slices = slices.Replace(x.slices, i, j+1, s)
+	x.slices = slices.Replace(x.slices, i, j+1, newSlice(key, m))
+	x.sum()
 }
 
 // cutFront returns m from the batch that begins at start.

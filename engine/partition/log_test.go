@@ -279,7 +279,7 @@ func TestRollDue(t *testing.T) {
 		{"expired", tail{1, 1, 0, fresh - 1}, cfg, 0, true},
 		{"expired, kept for ever", tail{1, 1, 0, fresh - 1}, forever, 0, false},
 		{"expired, not deleted", tail{1, 1, 0, fresh - 1}, compacted, 0, false},
-		{"no timestamps", tail{1, 1, 0, -1}, cfg, 0, false},
+		{"no timestamps", tail{1, 1, 0, 0}, cfg, 0, false},
 	}
 	for _, tt := range tests {
 		if got := rollDue(tt.tail, tt.cfg, now, tt.own); got != tt.want {

@@ -48,7 +48,7 @@ func NewMetrics(reg prometheus.Registerer, set *Set) *Metrics {
 }
 
 func (s *Set) hotSize() (bytes int64, slices int) {
-	for _, l := range s.load() {
+	for _, l := range s.All() {
 		b, n := l.Size()
 		bytes, slices = bytes+b, slices+n
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
+// maxReadBytes bounds what one Read returns, whatever it was asked for.
+const maxReadBytes = 32 << 20
+
 // resolves is how often a read looks for its bytes anew after they had gone
 // from where the index said they were.
 const resolves = 4
@@ -44,7 +47,7 @@ type view struct {
 // with; kafka.KafkaStorageError, wrapped, when the bytes are not where the
 // catalogue says; others, and ctx's, wrapped.
 func (l *Log) Read(ctx context.Context, from kafka.Offset, limit int, iso kafka.Isolation, a *objcache.Arena) (Result, error) {
-	w := bounds{from: from, max: max(1, int64(limit)), one: true}
+	w := bounds{from: from, max: min(max(1, int64(limit)), maxReadBytes), one: true}
 	for attempt := 1; ; attempt++ {
 		v, err := l.resolve(w.from, w.max, iso)
 		if err != nil || v.from >= v.limit {

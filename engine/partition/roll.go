@@ -11,7 +11,7 @@ type tail struct {
 	bytes   int64
 	slices  int
 	age     time.Duration // since its first slice came
-	maxTime int64         // its largest timestamp, ms
+	maxTime int64         // its largest timestamp, ms; 0: none has one
 }
 
 // RollDue tells whether the hot tail should be sealed into a segment of its
@@ -27,10 +27,7 @@ func (l *Log) tail(now time.Time) (t tail, ok bool) {
 	d := &l.durable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t = tail{bytes: d.hot.bytes, slices: len(d.hot.slices), age: now.Sub(d.since), maxTime: -1}
-	for i := range d.hot.slices {
-		t.maxTime = max(t.maxTime, d.hot.slices[i].MaxTimestamp)
-	}
+	t = tail{bytes: d.hot.bytes, slices: len(d.hot.slices), age: now.Sub(d.since), maxTime: d.hot.maxTime}
 	return t, t.slices > 0
 }
 
@@ -43,5 +40,5 @@ func rollDue(t tail, cfg config.Topic, now time.Time, own int64) bool {
 	case t.age.Milliseconds() >= cfg.SegmentMs:
 		return true
 	}
-	return cfg.Delete && cfg.RetentionMs >= 0 && t.maxTime >= 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs
+	return cfg.Delete && cfg.RetentionMs >= 0 && t.maxTime > 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs
 }

@@ -9,65 +9,83 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// Set holds the logs that a session has open. Reading takes no lock; writing
-// copies the map, so many are better added at once.
+// Set holds the logs that a session has open. Reading takes no lock: a writer
+// replaces one of its maps by a changed copy.
 type Set struct {
-	logs atomic.Pointer[map[kafka.TopicPartition]*Log]
-	mu   sync.Mutex // held by writers
+	mu     sync.Mutex // held by writers
+	shards [256]atomic.Pointer[shard]
 }
+
+// shard is immutable.
+type shard map[kafka.TopicPartition]*Log
 
 // NewSet returns an empty set.
 func NewSet() *Set { return &Set{} }
 
 // Get returns a partition's log.
 func (s *Set) Get(tp kafka.TopicPartition) (*Log, bool) {
-	l, ok := s.load()[tp]
+	m := s.shards[shardOf(tp)].Load()
+	if m == nil {
+		return nil, false
+	}
+	l, ok := (*m)[tp]
 	return l, ok
 }
 
 // All returns all logs, in no order.
 func (s *Set) All() []*Log {
-	return slices.Collect(maps.Values(s.load()))
+	var all []*Log
+	for i := range s.shards {
+		if m := s.shards[i].Load(); m != nil {
+			all = slices.AppendSeq(all, maps.Values(*m))
+		}
+	}
+	return all
 }
 
 // Len returns the number of logs.
-func (s *Set) Len() int { return len(s.load()) }
+func (s *Set) Len() (n int) {
+	for i := range s.shards {
+		if m := s.shards[i].Load(); m != nil {
+			n += len(*m)
+		}
+	}
+	return n
+}
 
 // Add adds logs, in the place of those of the same partitions.
 func (s *Set) Add(logs ...*Log) {
-	s.change(func(m map[kafka.TopicPartition]*Log) {
-		for _, l := range logs {
-			m[l.o.TP] = l
-		}
-	})
+	for _, l := range logs {
+		s.change(l.o.TP, func(m shard) { m[l.o.TP] = l })
+	}
 }
 
 // Remove takes partitions' logs out and returns them; closing them is the
 // caller's.
 func (s *Set) Remove(tps ...kafka.TopicPartition) (removed []*Log) {
-	s.change(func(m map[kafka.TopicPartition]*Log) {
-		for _, tp := range tps {
+	for _, tp := range tps {
+		s.change(tp, func(m shard) {
 			if l, ok := m[tp]; ok {
 				removed = append(removed, l)
 				delete(m, tp)
 			}
-		}
-	})
+		})
+	}
 	return removed
 }
 
-func (s *Set) load() map[kafka.TopicPartition]*Log {
-	if m := s.logs.Load(); m != nil {
-		return *m
-	}
-	return nil
-}
-
-func (s *Set) change(fn func(m map[kafka.TopicPartition]*Log)) {
+func (s *Set) change(tp kafka.TopicPartition, fn func(m shard)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := make(map[kafka.TopicPartition]*Log, len(s.load())+1)
-	maps.Copy(m, s.load())
+	p := &s.shards[shardOf(tp)]
+	m := make(shard)
+	if old := p.Load(); old != nil {
+		maps.Copy(m, *old)
+	}
 	fn(m)
-	s.logs.Store(&m)
+	p.Store(&m)
+}
+
+func shardOf(tp kafka.TopicPartition) byte {
+	return tp.Topic[0] ^ tp.Topic[len(tp.Topic)-1] + byte(tp.Partition)
 }

@@ -7,15 +7,20 @@ import (
 	"github.com/varvelog/varve/tiering/objcache"
 )
 
-const walkStep = 256 << 10 // bytes that a walk reads at a time
+// A walk reads steps of more and more bytes: most find what they look for early.
+const (
+	firstStep = 256 << 10
+	maxStep   = 4 << 20
+)
 
 // walk calls fn with the header of each batch of a slice and its position in
 // it, until fn returns false.
 func (l *Log) walk(ctx context.Context, s Ref, fn func(h record.Header, pos int64) bool) error {
 	a := objcache.NewArena()
 	defer a.Release()
-	for pos := int64(0); pos < s.Len; {
-		bufs, err := l.o.Cache.Read(ctx, s.Key, s.Pos+pos, min(walkStep, s.Len-pos), a)
+	step := int64(firstStep)
+	for pos := int64(0); pos < s.Len; step = min(2*step, maxStep) {
+		bufs, err := l.o.Cache.Read(ctx, s.Key, s.Pos+pos, min(step, s.Len-pos), a)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,13 @@ const maxDirHandles = 64
 
 // DiskFS is the part of the machine's file system below a folder.
 type DiskFS struct {
+	// DirectWrites makes the writes of new files go past the page cache
+	// (O_DIRECT), where the system can. It spares the cache's pages, whose
+	// first use is dear on a virtual machine, and the cache for what is read;
+	// what is read soon should lie in memory of one's own then. It is set
+	// before the first use.
+	DirectWrites bool
+
 	root string
 
 	mu   sync.Mutex
@@ -69,11 +76,11 @@ func (d *DiskFS) open(name string, flags int) (File, error) {
 		return nil, err
 	}
 	df := &diskFile{f: f}
-	if flags == os.O_RDONLY {
-		if _, err := df.Size(); err != nil {
-			f.Close()
-			return nil, err
-		}
+	if flags != os.O_RDONLY {
+		df.direct = d.DirectWrites && startDirect(f)
+	} else if _, err := df.Size(); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return df, nil
 }
@@ -242,13 +249,33 @@ func mkdirAll(p string) error {
 }
 
 // diskFile is an open file of a DiskFS.
-type diskFile struct{ f *os.File }
+type diskFile struct {
+	f      *os.File
+	direct bool // written past the page cache unless a read has ended that, so far in whole blocks; owned by the writer
+}
 
-func (f *diskFile) Write(p []byte) (int, error)               { return f.f.Write(p) }
-func (f *diskFile) ReadAt(p []byte, off int64) (int, error)   { return f.f.ReadAt(p, off) }
-func (f *diskFile) Writev(bufs [][]byte) (n int64, err error) { return writev(f.f, bufs) }
-func (f *diskFile) Sync() error                               { return f.f.Sync() }
-func (f *diskFile) Close() error                              { return f.f.Close() }
+func (f *diskFile) Write(p []byte) (int, error) {
+	n, err := f.Writev([][]byte{p})
+	return int(n), err
+}
+
+func (f *diskFile) Writev(bufs [][]byte) (int64, error) {
+	if f.direct {
+		return f.writeDirect(bufs)
+	}
+	return writev(f.f, bufs)
+}
+
+func (f *diskFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.f.ReadAt(p, off)
+	if errors.Is(err, syscall.EINVAL) && endDirect(f.f) == nil { // reads past the cache must be aligned: make them plain
+		return f.f.ReadAt(p, off)
+	}
+	return n, err
+}
+
+func (f *diskFile) Sync() error  { return f.f.Sync() }
+func (f *diskFile) Close() error { return f.f.Close() }
 
 func (f *diskFile) Size() (int64, error) {
 	fi, err := f.f.Stat()

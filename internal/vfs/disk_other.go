@@ -31,3 +31,13 @@ func linkCount(f *os.File) (uint64, error) {
 	}
 	return 1, nil
 }
+
+// startDirect says that there is no way past the page cache here.
+func startDirect(*os.File) bool { return false }
+
+func endDirect(*os.File) error { return nil }
+
+func (f *diskFile) writeDirect(bufs [][]byte) (int64, error) { return writev(f.f, bufs) }
+
+// Spread is a hint that is of use on Linux only.
+func (d *DiskFS) Spread(string) error { return nil }

@@ -1,6 +1,7 @@
 package vfs_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,16 @@ func each(t *testing.T, test func(t *testing.T, f vfs.FS)) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { d.Close() })
+		test(t, d)
+	})
+	t.Run("direct", func(t *testing.T) {
+		d, err := vfs.Disk(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		d.DirectWrites = true
+		must(t, d.Spread(""))
 		test(t, d)
 	})
 	t.Run("mem", func(t *testing.T) { test(t, vfs.NewMem()) })
@@ -139,6 +150,46 @@ func TestWritevAndLinked(t *testing.T) {
 			if got, err := file.Linked(); err != nil || got != want {
 				t.Errorf("Linked: %v, %v, want %v", got, err, want)
 			}
+		}
+	})
+}
+
+// TestWrites writes in several calls, with ends that fill no block and some
+// that do.
+func TestWrites(t *testing.T) {
+	each(t, func(t *testing.T, f vfs.FS) {
+		rng := rand.New(rand.NewPCG(1, 1))
+		for i := range 60 {
+			name := fmt.Sprint("f", i)
+			file, err := f.Create(name)
+			must(t, err)
+			var want []byte
+			for range 1 + rng.IntN(4) {
+				var bufs [][]byte
+				for range rng.IntN(5) {
+					b := make([]byte, []int{rng.IntN(1_000_000), 4096, 1 << 20, rng.IntN(5000), 0}[rng.IntN(5)])
+					for j := range b {
+						b[j] = byte(i + j + j>>12)
+					}
+					bufs = append(bufs, b)
+					want = append(want, b...)
+				}
+				_, err := file.Writev(bufs)
+				must(t, err)
+			}
+			must(t, file.Sync())
+			got := make([]byte, len(want))
+			_, err = file.ReadAt(got, 0) // the same file may be open past the cache
+			must(t, err)
+			if size, err := f.Size(name); err != nil || size != int64(len(want)) || !bytes.Equal(got, want) {
+				t.Fatalf("file %d has %d bytes, want %d, or other ones", i, size, len(want))
+			}
+			if len(want) > 0 {
+				at := rng.IntN(len(want))
+				_, err = file.ReadAt(got[at:], int64(at))
+				must(t, err)
+			}
+			must(t, file.Close())
 		}
 	})
 }

@@ -218,8 +218,14 @@ func TestSweep(t *testing.T) {
 	if _, err := open(m, "o", testProcess("1-7")); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"1-7-aa-1", "2-9-bb-1", "2-9-bb-2", "stranger"} {
-		if _, err := m.Create("o/" + tmpDir + "/" + name); err != nil {
+	for _, name := range []string{"1-7-aa-1", "2-9-bb-1", "2-9-bb-2", "2-9-empty-0", "stranger"} {
+		if err := m.Mkdir("o/" + tmpDir + "/" + name); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(name, "empty") {
+			continue
+		}
+		if _, err := m.Create("o/" + tmpDir + "/" + name + "/1025"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -227,7 +233,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	names, err := m.ReadDir("o/" + tmpDir)
-	if got := strings.Join(names, " "); err != nil || got != "1-7-aa-1 stranger" {
+	if got := strings.Join(names, " "); err != nil || got != "1-7-aa-1/ stranger/" {
 		t.Errorf("left: %q, %v", got, err)
 	}
 	self := newProcess()

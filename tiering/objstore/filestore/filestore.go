@@ -4,10 +4,10 @@
 // A put never shows part of an object, and one that returned nil outlives a
 // loss of power:
 //
-//	create ~tmp/<writer>   write, fsync      the content is durable
-//	link   <key>                             create-only: the kernel picks the one winner
-//	unlink ~tmp/<writer>
-//	fsync  the key's folder                  the name is durable; only now is it acknowledged
+//	create ~tmp/<writer>/<n>   write, fsync   the content is durable
+//	link   <key>                              create-only: the kernel picks the one winner
+//	unlink ~tmp/<writer>/<n>
+//	fsync  the key's folder                   the name is durable; only now is it acknowledged
 //
 // Folders are made, and the entry of each in its parent synced, before the
 // first put into them. The fsync of a folder is shared by the puts that wait
@@ -49,8 +49,8 @@ const tmpDir = "~tmp"
 type Store struct {
 	fs   vfs.FS
 	root string
-	tmp  string // prefix of this Store's temporary files, unique among all processes
-	seq  atomic.Int64
+	tmp  string       // prefix of the folders of this Store's temporary files, unique among all processes
+	seq  atomic.Int64 // of temporary files
 
 	dirs  dirs
 	files handles
@@ -72,6 +72,9 @@ func open(files vfs.FS, root string, p process) (*Store, error) {
 	s.files.init(files)
 	if err := s.dirs.ensure(path.Join(s.root, tmpDir)); err != nil {
 		return nil, fmt.Errorf("open object folder: %w", err)
+	}
+	if spreader, ok := files.(interface{ Spread(path string) error }); ok {
+		_ = spreader.Spread(path.Join(s.root, tmpDir)) // a hint
 	}
 	if err := s.sweep(p.alive); err != nil {
 		return nil, fmt.Errorf("sweep temporary files: %w", err)
@@ -109,7 +112,7 @@ func (s *Store) Put(ctx context.Context, key string, body objstore.Body) error {
 func (s *Store) put(ctx context.Context, key string, body objstore.Body) error {
 	name := s.path(key)
 	dir := path.Dir(name)
-	if err := s.dirs.ensure(path.Dir(s.tmp)); err != nil {
+	if err := s.dirs.ensure(path.Join(s.root, tmpDir)); err != nil {
 		return err
 	}
 	if err := s.dirs.ensure(dir); err != nil {
@@ -149,8 +152,7 @@ func (s *Store) exists(name string) error {
 // write writes a body to a new temporary file, syncs it and returns its name.
 // On an error the file is gone.
 func (s *Store) write(ctx context.Context, body objstore.Body) (string, error) {
-	tmp := fmt.Sprintf("%s%d", s.tmp, s.seq.Add(1))
-	f, err := s.fs.Create(tmp)
+	tmp, f, err := s.createTmp()
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package filestore_test
 import (
 	"errors"
 	"fmt"
+	"path"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,14 @@ func disk(t *testing.T) *vfs.DiskFS {
 
 func TestConformanceOnDisk(t *testing.T) {
 	objtest.Run(t, func(t *testing.T) objstore.Store { return openStore(t, disk(t)) })
+}
+
+func TestConformanceOnDiskDirectly(t *testing.T) {
+	objtest.Run(t, func(t *testing.T) objstore.Store {
+		d := disk(t)
+		d.DirectWrites = true
+		return openStore(t, d)
+	})
 }
 
 func TestConformanceInMemory(t *testing.T) {
@@ -175,12 +184,33 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("Put with a full disk at %s: %v", kind, err)
 		}
 		m.SetHook(nil)
-		if names, err := m.ReadDir("data/objects/~tmp"); err != nil || len(names) != 0 {
-			t.Errorf("temporary files after %s failed: %q, %v", kind, names, err)
+		folders, err := m.ReadDir("data/objects/~tmp")
+		for _, folder := range folders {
+			names, err := m.ReadDir(path.Join("data/objects/~tmp", folder))
+			if err != nil || len(names) != 0 {
+				t.Errorf("temporary files after %s failed: %q, %v", kind, names, err)
+			}
+		}
+		if err != nil || len(folders) > 1 {
+			t.Errorf("folders of temporary files: %q, %v", folders, err)
 		}
 		if err := s.Put(t.Context(), key, objstore.Buffers{[]byte("x")}); err != nil {
 			t.Errorf("Put after %s failed: %v", kind, err)
 		}
+	}
+}
+
+// TestTmpFolders: the folders of temporary files are left behind one by one.
+func TestTmpFolders(t *testing.T) {
+	m := vfs.NewMem()
+	s := openStore(t, m)
+	for i := range 5000 {
+		if err := s.Put(t.Context(), fmt.Sprint("o/", i), objstore.Buffers{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if folders, err := m.ReadDir("data/objects/~tmp"); err != nil || len(folders) > 3 {
+		t.Errorf("folders: %q, %v", folders, err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"github.com/varvelog/varve/internal/vfs"
 )
 
 // process tells the temporary files of live writers from those that a killed
@@ -56,6 +58,31 @@ func nonce() string {
 	return hex.EncodeToString(b[:])
 }
 
+// tmpFolderFiles is how many temporary files are made in one folder. A file's
+// inode lies where the folder lies in which it was created; new folders, which
+// are spread over the disk, keep creates fast while thousands of old objects
+// are deleted.
+const tmpFolderFiles = 1024
+
+// createTmp creates a temporary file.
+func (s *Store) createTmp() (name string, f vfs.File, err error) {
+	n := s.seq.Add(1)
+	folder := s.tmpFolder(n / tmpFolderFiles)
+	name = fmt.Sprintf("%s/%d", folder, n)
+	if n%tmpFolderFiles == 0 && n >= 2*tmpFolderFiles { // the one before may be in use yet
+		_ = s.fs.Remove(s.tmpFolder(n/tmpFolderFiles - 2))
+	}
+	f, err = s.fs.Create(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = s.fs.Mkdir(folder); err == nil || errors.Is(err, fs.ErrExist) {
+			f, err = s.fs.Create(name)
+		}
+	}
+	return name, f, err
+}
+
+func (s *Store) tmpFolder(n int64) string { return fmt.Sprintf("%s%d", s.tmp, n) }
+
 // sweep removes the temporary files whose writers are gone.
 func (s *Store) sweep(alive func(id string) bool) error {
 	dir := path.Join(s.root, tmpDir)
@@ -64,9 +91,9 @@ func (s *Store) sweep(alive func(id string) bool) error {
 		return err
 	}
 	checked := map[string]bool{}
-	for _, name := range names { // <pid>-<start>-<nonce>-<n>
+	for _, name := range names { // <pid>-<start>-<nonce>-<n>/
 		parts := strings.Split(name, "-")
-		if len(parts) != 4 {
+		if len(parts) != 4 || !strings.HasSuffix(name, "/") {
 			continue
 		}
 		id := parts[0] + "-" + parts[1]
@@ -78,9 +105,26 @@ func (s *Store) sweep(alive func(id string) bool) error {
 		if live {
 			continue
 		}
-		if err := s.fs.Remove(path.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.removeFolder(path.Join(dir, name)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// removeFolder removes a folder of temporary files; another process may be at it too.
+func (s *Store) removeFolder(folder string) error {
+	names, err := s.fs.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, name := range names {
+		if err := s.fs.Remove(path.Join(folder, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := s.fs.Remove(folder); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
 	}
 	return nil
 }

@@ -1,0 +1,104 @@
+package vfs
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Writes with O_DIRECT are of whole blocks from memory that is aligned as
+// blocks are: pieces are gathered in a chunk, which stays in the processor's
+// cache. The rest of a file that is no whole block goes through the page cache.
+const (
+	directBlock = 4096    // no disk's blocks are larger
+	directChunk = 1 << 20 // bytes of one write
+	directMin   = 4 * directBlock
+)
+
+// chunks holds the free chunks of the process.
+var chunks = sync.Pool{New: func() any {
+	b := make([]byte, directChunk+directBlock)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (directBlock - 1)
+	b = b[skip : skip+directChunk : skip+directChunk]
+	return &b
+}}
+
+// startDirect makes the writes to a new file go past the page cache, and says
+// whether the file system can do that.
+func startDirect(f *os.File) bool { return setDirect(f, unix.O_DIRECT) == nil }
+
+// endDirect makes reads and writes go through the page cache again.
+func endDirect(f *os.File) error { return setDirect(f, 0) }
+
+// writeDirect writes whole blocks past the page cache, and the bytes that fill
+// none plainly, like all that follows them.
+func (f *diskFile) writeDirect(bufs [][]byte) (int64, error) {
+	var size, total int64
+	for _, b := range bufs {
+		size += int64(len(b))
+	}
+	if size >= directMin {
+		chunk := chunks.Get().(*[]byte)
+		defer chunks.Put(chunk)
+		n, rest, err := f.writeBlocks(*chunk, bufs)
+		if err != nil || len(rest) == 0 {
+			return n, err
+		}
+		total, bufs = n, [][]byte{rest}
+	}
+	f.direct = false
+	if err := endDirect(f.f); err != nil {
+		return total, err
+	}
+	n, err := writev(f.f, bufs)
+	return total + n, err
+}
+
+// writeBlocks writes the whole blocks of bufs through chunk, and returns what
+// is left for less than one, in chunk.
+func (f *diskFile) writeBlocks(chunk []byte, bufs [][]byte) (total int64, rest []byte, err error) {
+	fill := 0
+	for _, b := range bufs {
+		for len(b) > 0 {
+			n := copy(chunk[fill:], b)
+			b, fill = b[n:], fill+n
+			if fill < len(chunk) {
+				continue
+			}
+			n, err := f.f.Write(chunk)
+			total += int64(n)
+			if err != nil {
+				return total, nil, err
+			}
+			fill = 0
+		}
+	}
+	whole := fill &^ (directBlock - 1)
+	if whole > 0 {
+		n, err := f.f.Write(chunk[:whole])
+		total += int64(n)
+		if err != nil {
+			return total, nil, err
+		}
+	}
+	return total, chunk[whole:fill], nil
+}
+
+// setDirect sets or clears O_DIRECT of an open file.
+func setDirect(f *os.File, value int) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	err = conn.Control(func(fd uintptr) {
+		var flags int
+		if flags, ferr = unix.FcntlInt(fd, unix.F_GETFL, 0); ferr == nil {
+			_, ferr = unix.FcntlInt(fd, unix.F_SETFL, flags&^unix.O_DIRECT|value)
+		}
+	})
+	return errors.Join(err, ferr)
+}

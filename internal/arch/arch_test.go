@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"tiering/bundle":    {"internal/kafka", "tiering/objstore"},
 	"tiering/wal":       {"internal/kafka", "tiering/objstore", "tiering/bundle"},
 	"tiering/upload":    {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
-	"tiering/cold":      {"internal/kafka", "internal/catalog", "tiering/objcache", "tiering/bundle"},
+	"tiering/cold":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/retention": {"internal/kafka", "internal/catalog", "tiering/objstore"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},

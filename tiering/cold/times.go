@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -12,144 +13,202 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
-// errFound ends a walk early.
-var errFound = errors.New("found")
+// walkEntries is how many segment entries a walk over a partition reads at once.
+const walkEntries = 1000
 
-// walk calls fn with each segment from an offset on, until it returns an error.
-func (r *Reader) walk(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, fn func(catalog.Segment) error) error {
-	for {
-		segs, err := r.o.Catalog.Segments(ctx, tp, from, pageSegments)
-		if err != nil {
-			return fmt.Errorf("walk segments of %s: %w", tp, err)
-		}
-		for _, s := range segs {
-			if err := fn(s); err != nil {
-				return err
-			}
-			from = s.End
-		}
-		if len(segs) < pageSegments {
-			return nil
-		}
-	}
+// found is a record that a lookup by time found.
+type found struct {
+	off   kafka.Offset
+	at    int64 // ms
+	epoch kafka.LeaderEpoch
+	ok    bool
 }
 
 // FindTimestamp returns the first record whose time is ts (ms) or later.
+// Errors are those of Read.
 func (r *Reader) FindTimestamp(ctx context.Context, tp kafka.TopicPartition, ts int64) (off kafka.Offset, at int64, epoch kafka.LeaderEpoch, ok bool, err error) {
-	err = r.resolving(tp, func() error {
-		return r.walk(ctx, tp, 0, func(s catalog.Segment) error {
-			if s.Key == "" || s.MaxTimestamp < ts {
-				return nil
-			}
-			return r.batches(ctx, s, func(f bundle.Frame) bool { return f.MaxTime >= ts }, func(b []byte, h record.Header) error {
-				off, at, ok, err = record.FindTimestamp(b, ts)
-				epoch = h.LeaderEpoch
-				if ok || err != nil {
-					return errors.Join(errFound, err)
-				}
-				return nil
-			})
-		})
+	var f found
+	err = r.resolving(ctx, tp, func() error {
+		f, err = r.findTimestamp(ctx, tp, ts)
+		return err
 	})
-	return off, at, epoch, ok, found(err)
+	if err != nil {
+		return 0, 0, 0, false, fmt.Errorf("find time %d in %s: %w", ts, tp, err)
+	}
+	return f.off, f.at, f.epoch, f.ok, nil
+}
+
+func (r *Reader) findTimestamp(ctx context.Context, tp kafka.TopicPartition, ts int64) (f found, err error) {
+	for seg, err := range r.segments(ctx, tp) {
+		if err != nil {
+			return f, err
+		}
+		if seg.Key == "" || seg.MaxTimestamp < ts {
+			continue
+		}
+		for b, err := range r.batches(ctx, seg, func(f bundle.Frame) bool { return f.MaxTime >= ts }) {
+			if err != nil {
+				return f, err
+			}
+			if f.off, f.at, f.ok, err = record.FindTimestamp(b, ts); err != nil {
+				return found{}, err
+			}
+			if f.ok {
+				f.epoch, err = epochOf(b)
+				return f, err
+			}
+		}
+	}
+	return found{}, nil
 }
 
 // MaxTimestamp returns the first record with the largest time (KIP-734).
+// Errors are those of Read.
 func (r *Reader) MaxTimestamp(ctx context.Context, tp kafka.TopicPartition) (off kafka.Offset, at int64, epoch kafka.LeaderEpoch, ok bool, err error) {
-	err = r.resolving(tp, func() error {
-		var best catalog.Segment
-		best.MaxTimestamp = -1
-		if err := r.walk(ctx, tp, 0, func(s catalog.Segment) error {
-			if s.Key != "" && s.MaxTimestamp > best.MaxTimestamp {
-				best = s
-			}
-			return nil
-		}); err != nil || best.Key == "" {
-			return err
-		}
-		return r.batches(ctx, best, func(f bundle.Frame) bool { return f.MaxTime == best.MaxTimestamp }, func(b []byte, h record.Header) error {
-			if h.MaxTimestamp != best.MaxTimestamp {
-				return nil
-			}
-			off, at, err = record.MaxTimestampOffset(b)
-			epoch, ok = h.LeaderEpoch, err == nil
-			return errors.Join(errFound, err)
-		})
+	var f found
+	err = r.resolving(ctx, tp, func() error {
+		f, err = r.maxTimestamp(ctx, tp)
+		return err
 	})
-	return off, at, epoch, ok, found(err)
-}
-
-func found(err error) error {
-	if err == nil || !errors.Is(err, errFound) {
-		return err
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range joined.Unwrap() {
-			if !errors.Is(e, errFound) {
-				return e
-			}
-		}
-	}
-	return nil
-}
-
-// batches calls fn with the batches of a segment's frames that want accepts.
-func (r *Reader) batches(ctx context.Context, s catalog.Segment, want func(bundle.Frame) bool, fn func(b []byte, h record.Header) error) error {
-	footer, err := r.Footer(ctx, s)
 	if err != nil {
-		return err
+		return 0, 0, 0, false, fmt.Errorf("find largest time in %s: %w", tp, err)
 	}
-	for i, f := range footer.Frames {
-		if !want(f) {
-			continue
-		}
-		raw, err := r.frame(ctx, s, footer, i)
+	return f.off, f.at, f.epoch, f.ok, nil
+}
+
+func (r *Reader) maxTimestamp(ctx context.Context, tp kafka.TopicPartition) (f found, err error) {
+	best := catalog.Segment{MaxTimestamp: -1}
+	for seg, err := range r.segments(ctx, tp) {
 		if err != nil {
-			return err
+			return f, err
 		}
-		for b, err := range record.Split(raw) {
+		if seg.Key != "" && seg.MaxTimestamp > best.MaxTimestamp {
+			best = seg
+		}
+	}
+	if best.Key == "" {
+		return f, nil
+	}
+	for b, err := range r.batches(ctx, best, func(f bundle.Frame) bool { return f.MaxTime == best.MaxTimestamp }) {
+		if err != nil {
+			return f, err
+		}
+		h, err := record.ParseHeader(b)
+		if err != nil || h.MaxTimestamp != best.MaxTimestamp {
+			continue // no error: batches has parsed it before
+		}
+		f.off, f.at, err = record.MaxTimestampOffset(b)
+		f.epoch, f.ok = h.LeaderEpoch, err == nil
+		return f, err
+	}
+	return f, nil
+}
+
+func epochOf(b []byte) (kafka.LeaderEpoch, error) {
+	h, err := record.ParseHeader(b)
+	return h.LeaderEpoch, err
+}
+
+// segments yields a partition's segment entries, in order, past the cache.
+func (r *Reader) segments(ctx context.Context, tp kafka.TopicPartition) iter.Seq2[catalog.Segment, error] {
+	return func(yield func(catalog.Segment, error) bool) {
+		for from := kafka.Offset(0); ; {
+			page, err := r.entries(ctx, tp, from)
 			if err != nil {
-				return fmt.Errorf("segment %s: %w", s.Key, err)
+				yield(catalog.Segment{}, err)
+				return
 			}
-			h, err := record.ParseHeader(b)
-			if err != nil {
-				return err
+			for _, s := range page {
+				if !yield(s, nil) {
+					return
+				}
+				from = s.End
 			}
-			if err := fn(b, h); err != nil {
-				return err
+			if len(page) < walkEntries {
+				return
 			}
 		}
 	}
-	return nil
+}
+
+func (r *Reader) entries(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset) ([]catalog.Segment, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	return r.o.Catalog.Segments(ctx, tp, from, walkEntries)
+}
+
+// batches yields the batches of a segment's frames that want accepts.
+func (r *Reader) batches(ctx context.Context, seg catalog.Segment, want func(bundle.Frame) bool) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		footer, err := r.Footer(ctx, seg)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for i, f := range footer.Frames {
+			if !want(f) {
+				continue
+			}
+			raw, err := r.frame(ctx, seg, footer, i)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for b, err := range record.Split(raw) {
+				if err != nil {
+					err = fmt.Errorf("read segment %s: %w: %w", seg.Key, kafka.KafkaStorageError, err)
+				}
+				if !yield(b, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Aborted returns the aborted transactions that end in sealed segments and
-// touch [from, to): those listed in the segments from the one that holds from on, until
-// one whose last stable offset has passed to.
+// touch [from, to). A transaction is listed in the segment that holds its marker, so
+// they are gathered from the segment that holds from up to the first one whose
+// last stable offset has passed to: what ends behind it began behind it.
+//
+//	txn      first ───────────── marker
+//	segment  [ from … to ][       ● last stable < to ][ last stable ≥ to: the last one ]
 func (r *Reader) Aborted(ctx context.Context, tp kafka.TopicPartition, from, to kafka.Offset) (all []bundle.AbortedTxn, err error) {
-	err = r.resolving(tp, func() error {
-		all = nil
-		return r.walk(ctx, tp, from, func(s catalog.Segment) error {
-			if s.Key == "" {
-				return nil
-			}
-			footer, err := r.Footer(ctx, s)
-			if err != nil {
-				return err
-			}
-			for _, a := range footer.Aborted {
-				if a.FirstOffset < to && a.LastOffset >= from {
-					all = append(all, a)
-				}
-			}
-			if footer.State.LastStable >= to {
-				return errFound
-			}
-			return nil
-		})
+	err = r.resolving(ctx, tp, func() error {
+		all, err = r.aborted(ctx, tp, from, to)
+		return err
 	})
-	if errors.Is(err, objstore.ErrNotFound) {
-		err = nil
+	if err != nil {
+		return nil, fmt.Errorf("list aborted transactions of %s: %w", tp, err)
 	}
-	return all, found(err)
+	return all, nil
+}
+
+func (r *Reader) aborted(ctx context.Context, tp kafka.TopicPartition, from, to kafka.Offset) ([]bundle.AbortedTxn, error) {
+	var all []bundle.AbortedTxn
+	for at := from; ; {
+		seg, err := r.find(ctx, tp, at)
+		if errors.Is(err, objstore.ErrNotFound) {
+			return all, nil // the rest is not sealed yet
+		}
+		if err != nil {
+			return nil, err
+		}
+		at = seg.End
+		if seg.Key == "" {
+			continue
+		}
+		footer, err := r.Footer(ctx, seg)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range footer.Aborted {
+			if a.FirstOffset < to && a.LastOffset >= from {
+				all = append(all, a)
+			}
+		}
+		if footer.State.LastStable >= to {
+			return all, nil
+		}
+	}
 }

@@ -20,39 +20,45 @@ type CheckpointPart struct {
 // Moved says where a partition's slices lie in the checkpoint.
 type Moved struct {
 	TP     kafka.TopicPartition
-	Slices []bundle.Slice
+	Slices []bundle.Slice // one for each Ref, in their order
 }
 
 // CheckpointInfo is a written checkpoint, to be committed.
 type CheckpointInfo struct {
 	Key   string
-	Size  int64
-	Moved []Moved
+	Size  int64   // bytes of the object
+	Moved []Moved // of the partitions that had slices
 }
 
-// Checkpoint writes the checkpoint number n of the session.
+// Checkpoint writes the next checkpoint of the session. It reads a slice at a
+// time, which is at most what one WAL object has of a partition. Errors:
+// ErrCorrupt; those of cache, store and Pace, wrapped.
 func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
-	var err error
-	info.Key, err = o.put(ctx, func(n int64) string {
-		return fmt.Sprintf("ckpt/%010d/%020d/%020d", o.Origin.Broker, o.Origin.Epoch, n)
-	}, func(ctx context.Context, origin bundle.Origin, w io.Writer) error {
-		info.Moved = info.Moved[:0]
-		return o.writeCheckpoint(ctx, bundle.NewCheckpointWriter(w, origin), parts, &info)
-	})
+	key, err := o.put(ctx, func(n int64) string { return checkpointKey(o.Origin, n) },
+		func(ctx context.Context, origin bundle.Origin, w io.Writer) (err error) {
+			info, err = o.writeCheckpoint(ctx, bundle.NewCheckpointWriter(w, origin), parts)
+			return err
+		})
 	if err != nil {
 		return CheckpointInfo{}, fmt.Errorf("upload checkpoint: %w", err)
 	}
+	info.Key = key
 	return info, nil
 }
 
-func (o *Options) writeCheckpoint(ctx context.Context, cw *bundle.CheckpointWriter, parts []CheckpointPart, info *CheckpointInfo) error {
+func checkpointKey(o bundle.Origin, n int64) string {
+	return fmt.Sprintf("ckpt/%010d/%020d/%020d", o.Broker, o.Epoch, n)
+}
+
+func (o *Options) writeCheckpoint(ctx context.Context, cw *bundle.CheckpointWriter, parts []CheckpointPart) (CheckpointInfo, error) {
+	var info CheckpointInfo
 	for _, p := range parts {
 		moved := Moved{TP: p.State.TP}
 		for _, ref := range p.Slices {
 			s, err := o.copySlice(ctx, cw, p.State, ref)
 			if err != nil {
-				return err
+				return info, err
 			}
 			moved.Slices = append(moved.Slices, s)
 		}
@@ -63,13 +69,13 @@ func (o *Options) writeCheckpoint(ctx context.Context, cw *bundle.CheckpointWrit
 	}
 	done, err := cw.Close()
 	info.Size = done.Size
-	return err
+	return info, err
 }
 
 func (o *Options) copySlice(ctx context.Context, cw *bundle.CheckpointWriter, st bundle.State, ref Ref) (bundle.Slice, error) {
 	arena := objcache.NewArena()
 	defer arena.Release()
-	bufs, metas, err := o.slice(ctx, ref, arena, func([]byte, bundle.Batch) error { return nil })
+	bufs, metas, err := o.slice(ctx, ref, arena)
 	if err != nil {
 		return bundle.Slice{}, err
 	}

@@ -1,0 +1,83 @@
+package upload
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/tiering/bundle"
+)
+
+// Source is what becomes a segment: the slices from Base up to End, and the
+// partition's state there.
+type Source struct {
+	TP        kafka.TopicPartition
+	Base, End kafka.Offset // End exclusive
+	State     bundle.State // at End, with the aborted transactions that end in the slices
+	Slices    []Ref        // ascending, without gaps
+}
+
+// Segment writes a sealed segment and returns its entry, to be committed. It
+// reads a few MiB at a time. Errors: ErrCorrupt; those of cache, store and
+// Pace, wrapped.
+func Segment(ctx context.Context, o Options, src Source) (catalog.Segment, error) {
+	if src.State.TP != src.TP || src.State.NextOffset != src.End {
+		return catalog.Segment{}, wrong("segment of %s up to offset %d, with the state of %s at %d", src.TP, src.End, src.State.TP, src.State.NextOffset)
+	}
+	var info bundle.SegmentInfo
+	key, err := o.put(ctx, func(n int64) string { return segmentKey(src, o.Origin, n) },
+		func(ctx context.Context, origin bundle.Origin, w io.Writer) (err error) {
+			info, err = o.writeSegment(ctx, origin, w, src)
+			return err
+		})
+	if err != nil {
+		return catalog.Segment{}, fmt.Errorf("upload segment of %s from offset %d: %w", src.TP, src.Base, err)
+	}
+	return catalog.Segment{
+		TP: src.TP, Base: src.Base, End: src.End, Key: key,
+		Size: info.Size, RawSize: info.RawSize, FooterLen: info.FooterLen, Records: info.Records,
+		FirstTimestamp: info.FirstTimestamp, MaxTimestamp: info.MaxTimestamp,
+		CreatedMs: time.Now().UnixMilli(), Epochs: epochsWithin(src.State.Epochs, src.Base, src.End),
+	}, nil
+}
+
+// segmentKey names a segment's object: partition, first offset, writer, and
+// the writer's number for it.
+func segmentKey(src Source, o bundle.Origin, n int64) string {
+	return fmt.Sprintf("seg/%s/%010d/%020d-%010d-%020d-%020d", src.TP.Topic.Hex(), src.TP.Partition, src.Base, o.Broker, o.Epoch, n)
+}
+
+// epochsWithin returns the leader epochs that have offsets in [base, end).
+func epochsWithin(all []bundle.EpochStart, base, end kafka.Offset) []catalog.EpochStart {
+	var within []catalog.EpochStart
+	for i, e := range all {
+		if e.Start < end && (i+1 == len(all) || all[i+1].Start > base) {
+			within = append(within, catalog.EpochStart{Epoch: e.Epoch, Start: e.Start})
+		}
+	}
+	return within
+}
+
+func (o *Options) writeSegment(ctx context.Context, origin bundle.Origin, w io.Writer, src Source) (bundle.SegmentInfo, error) {
+	sw, err := bundle.NewSegmentWriter(w, origin, o.Level)
+	if err != nil {
+		return bundle.SegmentInfo{}, err
+	}
+	next := src.Base
+	for _, ref := range src.Slices {
+		if ref.Base != next {
+			return bundle.SegmentInfo{}, wrong("slice at offset %d where %d should be", ref.Base, next)
+		}
+		if err := o.batches(ctx, ref, sw.Batch); err != nil {
+			return bundle.SegmentInfo{}, err
+		}
+		next = ref.Last + 1
+	}
+	if next != src.End {
+		return bundle.SegmentInfo{}, wrong("slices end at offset %d, the segment at %d", next, src.End)
+	}
+	return sw.Close(src.State, src.State.Aborted)
+}

@@ -105,7 +105,7 @@ func (k *keeper) turn(ctx context.Context) error {
 }
 
 func (k *keeper) checkpointDue() bool {
-	cfg, now := k.m.o.Config, k.m.wal.Position()
+	cfg, now := k.m.o.Config(), k.m.wal.Position()
 	return k.recovered || now.Durable-k.checkpointed.Durable >= cfg.WALCheckpointObjects ||
 		now.Bytes-k.checkpointed.Bytes >= cfg.WALCheckpointBytes
 }
@@ -157,7 +157,7 @@ func (k *keeper) checkpoint(ctx context.Context) error {
 			}
 		}
 	}
-	slots := k.m.owned()
+	slots := k.m.Owned()
 	merge := mergeDue(slots)
 	parts := k.parts(merge)
 	out, err := upload.Checkpoint(ctx, k.uploads, parts)

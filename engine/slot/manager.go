@@ -108,14 +108,14 @@ func (m *Manager) Slot(s kafka.Slot) (catalog.Slot, bool) {
 // Admit waits until the WAL has room for n more bytes. While too much of it
 // waits to be trimmed it fails, retriably, with kafka.RequestTimedOut.
 func (m *Manager) Admit(ctx context.Context, n int) error {
-	if m.wal.Position().Bytes-m.keeper.trimmed.Load() > m.o.Config.WALBacklogMax {
+	if m.wal.Position().Bytes-m.keeper.trimmed.Load() > m.o.Config().WALBacklogMax {
 		return kafka.RequestTimedOut
 	}
 	return m.wal.Admit(ctx, n)
 }
 
 func (m *Manager) walOptions() wal.Options {
-	cfg := m.o.Config
+	cfg := m.o.Config()
 	return wal.Options{
 		Store: m.o.Store, Fill: m.o.Cache.Fill, Origin: originOf(m.session),
 		MaxBytes: cfg.WALMaxBytes, Interval: cfg.WALInterval, InFlight: cfg.WALInFlight, PendingBytes: cfg.WALPendingBytes,
@@ -130,7 +130,7 @@ func (m *Manager) Reconcile(context.Context) error {
 	defer m.reconciling.Unlock()
 	want := make(map[kafka.TopicPartition]bool)
 	for _, t := range m.o.Catalog.Topics().All() {
-		cfg := config.EffectiveTopic(m.o.Config, t.Configs)
+		cfg := config.EffectiveTopic(m.o.Config(), t.Configs)
 		for p := range t.Partitions {
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
 			want[tp] = true
@@ -176,7 +176,7 @@ func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) 
 		WAL: m.wal, Cache: m.o.Cache, Cold: m.o.Cold,
 		Config: func() config.Topic { return *current.Load() },
 		State:  t.state, Hot: t.hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
-		ProducerExpiration: m.o.Config.ProducerIDExpiration,
+		ProducerExpiration: m.o.Config().ProducerIDExpiration,
 	}))
 	return nil
 }
@@ -241,8 +241,8 @@ func (m *Manager) Leave(ctx context.Context) error {
 	return errors.Join(ckptErr, err)
 }
 
-// owned returns the slots as last committed, in order.
-func (m *Manager) owned() []catalog.Slot {
+// Owned returns the slots as last committed, in order.
+func (m *Manager) Owned() []catalog.Slot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := slices.Collect(maps.Values(m.slots))

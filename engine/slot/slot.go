@@ -38,7 +38,7 @@ type Options struct {
 	Store      objstore.Store
 	Cache      *objcache.Cache
 	Cold       *cold.Reader
-	Config     *config.Broker
+	Config     func() *config.Broker
 	Broker     int32  // this broker's id
 	Addr       string // host:port that clients reach it at
 	Rack       string

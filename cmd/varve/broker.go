@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/varvelog/varve/engine/api"
+	"github.com/varvelog/varve/engine/broker"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/internal/meta/sqlite"
+	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/objstore/filestore"
+)
+
+type brokerFlags struct {
+	data      string
+	listen    string
+	http      string
+	advertise string
+	rack      string
+	id        int32
+	configs   []string
+	logLevel  string
+}
+
+func newBrokerCommand() *cobra.Command {
+	f := new(brokerFlags)
+	cmd := &cobra.Command{
+		Use:   "broker",
+		Short: "Run a broker",
+		Long: "Run a broker on a data directory: records in DIR/objects, metadata in DIR/meta.db.\n" +
+			"Ctrl-C drains: waiting answers leave, everything is flushed and sealed. A second Ctrl-C ends it at once.",
+		Example: "  varve broker\n  varve broker --data /var/lib/varve --listen 127.0.0.1:9092 --config num.partitions=6",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.data, "data", "./varve-data", "data directory; made where there is none")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:9092", "address of the Kafka listener, host:port (port 0: any)")
+	fs.StringVar(&f.http, "http", "127.0.0.1:9644", "address of /metrics, /healthz, /readyz and /debug/pprof, host:port (\"\": none)")
+	fs.StringVar(&f.advertise, "advertise", "", "host:port that clients are told (default: the listener's)")
+	fs.StringVar(&f.rack, "rack", "", "rack or zone of this broker")
+	fs.Int32Var(&f.id, "id", 1, "broker id")
+	fs.StringArrayVar(&f.configs, "config", nil, "broker setting key=value, by Kafka's names; may be repeated")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// brokerGC is the garbage collector's target: record buffers are large,
+// short-lived and without pointers, so a lower one costs little and keeps memory small.
+const brokerGC = 50
+
+func (f *brokerFlags) run(cmd *cobra.Command) error {
+	kv, err := keyValues(f.configs)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	cfg, err := config.ParseBroker(kv)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(brokerGC)
+	}
+	unlock, err := lockBroker(f.data, f.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	secondSignalKills(ctx)
+	return f.serve(ctx, cmd.OutOrStdout(), cfg, log)
+}
+
+func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Broker, log *slog.Logger) (err error) {
+	store, err := sqlite.Open(ctx, filepath.Join(f.data, "meta.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	disk, err := vfs.Disk(f.data)
+	if err != nil {
+		return fmt.Errorf("open data directory: %w", err)
+	}
+	objects, err := filestore.Open(disk, "objects")
+	if err != nil {
+		return fmt.Errorf("open objects: %w", err)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w (is another broker running? --listen takes another address)", err)
+	}
+	defer listener.Close()
+	self, err := f.self(listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	web, err := startHTTP(ctx, f.http, reg, log)
+	if err != nil {
+		return err
+	}
+	defer web.stop()
+	return broker.Run(ctx, broker.Options{
+		Meta: store, Store: objects, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
+		Ready: func(clusterID string) {
+			web.ready.Store(true)
+			f.welcome(out, listener.Addr().String(), clusterID)
+		},
+	})
+}
+
+// self returns the broker as clients reach it.
+func (f *brokerFlags) self(listening string) (api.Broker, error) {
+	at := f.advertise
+	if at == "" {
+		at = listening
+	}
+	host, port, err := net.SplitHostPort(at)
+	if err != nil {
+		return api.Broker{}, fmt.Errorf("--advertise: %w", err)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return api.Broker{}, fmt.Errorf("--advertise: port: %w", err)
+	}
+	if ip := net.ParseIP(host); f.advertise == "" && (host == "" || ip != nil && ip.IsUnspecified()) {
+		if host, err = os.Hostname(); err != nil {
+			return api.Broker{}, fmt.Errorf("no --advertise, and no host name: %w", err)
+		}
+	}
+	return api.Broker{ID: f.id, Host: host, Port: int32(n), Rack: f.rack}, nil
+}
+
+func (f *brokerFlags) welcome(out io.Writer, addr, clusterID string) {
+	fmt.Fprintf(out, "varve broker %d of cluster %s, listening on %s, data in %s\n", f.id, clusterID, addr, f.data)
+	boot := ""
+	if addr != "127.0.0.1:9092" {
+		boot = " --bootstrap " + addr
+	}
+	fmt.Fprintf(out, "try:  echo hello | bin/varve produce greetings%s\n", boot)
+	fmt.Fprintf(out, "      bin/varve consume greetings --exit%s\n", boot)
+}
+
+// lockBroker makes sure that one process at a time runs a broker id on a data
+// directory. The lock goes with the process, however it ends.
+func lockBroker(data string, id int32) (unlock func(), err error) {
+	dir := filepath.Join(data, fmt.Sprintf("broker-%d", id))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("broker %d is already running on %s (stop it, or use another --data or --id)", id, data)
+		}
+		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
+	}
+	return func() { file.Close() }, nil
+}
+
+// secondSignalKills gives the signals their usual effect once the first has
+// begun the drain.
+func secondSignalKills(ctx context.Context) {
+	context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
+}

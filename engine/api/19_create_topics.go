@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+)
+
+const (
+	maxReplication = 3       // what is stored and reported; the object store keeps the copies
+	maxPartitions  = 100_000 // of one topic
+)
+
+// refusal is an error with the message that the client is shown.
+type refusal struct {
+	code    kafka.ErrorCode
+	message string
+}
+
+func (r *refusal) Error() string { return r.code.Error() + ": " + r.message }
+func (r *refusal) Unwrap() error { return r.code }
+
+func refuse(code kafka.ErrorCode, format string, args ...any) error {
+	return &refusal{code, fmt.Sprintf(format, args...)}
+}
+
+// told returns an error's code and message for a response.
+func told(err error) (int16, *string) {
+	var r *refusal
+	if errors.As(err, &r) {
+		return int16(r.code), &r.message
+	}
+	code := codeOf(err)
+	if code == kafka.None {
+		return 0, nil
+	}
+	message := err.Error()
+	return int16(code), &message
+}
+
+// adminTimeout bounds an administrative request by its own time, within reason.
+func adminTimeout(ctx context.Context, ms int32) (context.Context, context.CancelFunc) {
+	d := time.Duration(ms) * time.Millisecond
+	if d <= 0 || d > 5*time.Minute {
+		d = 30 * time.Second
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// CreateTopics, versions 2 to 7; v4 -1 for the defaults, v5 flexible and effective
+// configs in the answer, v7 topic ids. It answers when this broker serves the topic.
+func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
+	req := r.msg.(*kmsg.CreateTopicsRequest)
+	resp := req.ResponseKind().(*kmsg.CreateTopicsResponse)
+	ctx, cancel := adminTimeout(ctx, req.TimeoutMillis)
+	defer cancel()
+	seen := make(map[string]int, len(req.Topics))
+	for i := range req.Topics {
+		seen[req.Topics[i].Topic]++
+	}
+	for i := range req.Topics {
+		t := &req.Topics[i]
+		row := kmsg.NewCreateTopicsResponseTopic()
+		row.Topic, row.NumPartitions, row.ReplicationFactor = t.Topic, -1, -1
+		err := s.createOne(ctx, req, t, seen[t.Topic] > 1, &row)
+		row.ErrorCode, row.ErrorMessage = told(err)
+		resp.Topics = append(resp.Topics, row)
+	}
+	return resp
+}
+
+func (s *Server) createOne(ctx context.Context, req *kmsg.CreateTopicsRequest, t *kmsg.CreateTopicsRequestTopic, twice bool, row *kmsg.CreateTopicsResponseTopic) error {
+	if twice {
+		return refuse(kafka.InvalidRequest, "Duplicate topic name.")
+	}
+	topic, err := s.planTopic(t)
+	if err != nil {
+		return err
+	}
+	if req.ValidateOnly {
+		topic.ID = kafka.TopicID{}
+	} else if err := s.createPlanned(ctx, topic); err != nil {
+		return err
+	}
+	row.TopicID, row.NumPartitions, row.ReplicationFactor = topic.ID, topic.Partitions, topic.ReplicationFactor
+	for _, e := range config.DescribeTopic(s.o.Config(), topic.Configs) {
+		c := kmsg.NewCreateTopicsResponseTopicConfig()
+		c.Name, c.Value, c.ReadOnly, c.Source = e.Name, &e.Value, e.ReadOnly, int8(e.Source)
+		row.Configs = append(row.Configs, c)
+	}
+	return nil
+}
+
+// planTopic checks a request for a topic and fills in the defaults.
+func (s *Server) planTopic(t *kmsg.CreateTopicsRequestTopic) (catalog.Topic, error) {
+	cfg := s.o.Config()
+	topic := catalog.Topic{Name: t.Topic, Partitions: t.NumPartitions, ReplicationFactor: t.ReplicationFactor, Configs: map[string]string{}}
+	if bad := badTopicName(t.Topic); bad != "" {
+		return topic, refuse(kafka.InvalidTopicException, "%s", bad)
+	}
+	if _, ok := s.o.Catalog.Topics().ByName(t.Topic); ok {
+		return topic, refuse(kafka.TopicAlreadyExists, "Topic '%s' already exists.", t.Topic)
+	}
+	if with, ok := s.o.Catalog.Topics().Collision(t.Topic); ok {
+		return topic, collides(t.Topic, with)
+	}
+	if len(t.ReplicaAssignment) > 0 {
+		if t.NumPartitions != -1 || t.ReplicationFactor != -1 {
+			return topic, refuse(kafka.InvalidRequest, "Both numPartitions or replicationFactor and replicasAssignments were set. Both cannot be used at the same time.")
+		}
+		topic.Partitions, topic.ReplicationFactor = int32(len(t.ReplicaAssignment)), int16(len(t.ReplicaAssignment[0].Replicas))
+	}
+	if topic.Partitions == -1 {
+		topic.Partitions = cfg.NumPartitions
+	}
+	if topic.ReplicationFactor == -1 {
+		topic.ReplicationFactor = cfg.DefaultReplicationFactor
+	}
+	switch {
+	case topic.Partitions <= 0:
+		return topic, refuse(kafka.InvalidPartitions, "Number of partitions was set to an invalid non-positive value.")
+	case topic.Partitions > maxPartitions:
+		return topic, refuse(kafka.InvalidPartitions, "Number of partitions is larger than %d.", maxPartitions)
+	case topic.ReplicationFactor <= 0:
+		return topic, refuse(kafka.InvalidReplicationFactor, "Replication factor must be larger than 0, or -1 to use the default value.")
+	case topic.ReplicationFactor > maxReplication:
+		return topic, refuse(kafka.InvalidReplicationFactor, "Unable to replicate the partition %d time(s): The target replication factor of %d cannot be reached because only 1 broker(s) are registered or some brokers have all their log directories cordoned.", topic.ReplicationFactor, topic.ReplicationFactor)
+	}
+	for _, c := range t.Configs {
+		if c.Value != nil {
+			topic.Configs[c.Name] = *c.Value
+		}
+	}
+	if err := config.ValidateTopic(topic.Configs); err != nil {
+		return topic, refuse(kafka.InvalidConfig, "%s", err.Error())
+	}
+	rand.Read(topic.ID[:])
+	return topic, nil
+}
+
+func collides(name, with string) error {
+	return refuse(kafka.InvalidTopicException, "Topic '%s' collides with existing topic: %s", name, with)
+}
+
+// create creates a topic with a new id and opens it here.
+func (s *Server) create(ctx context.Context, t catalog.Topic) error {
+	rand.Read(t.ID[:])
+	return s.createPlanned(ctx, t)
+}
+
+func (s *Server) createPlanned(ctx context.Context, t catalog.Topic) error {
+	_, err := s.o.Catalog.CreateTopic(ctx, t)
+	var collision *catalog.CollisionError
+	switch {
+	case errors.Is(err, catalog.ErrExists):
+		return errors.Join(refuse(kafka.TopicAlreadyExists, "Topic '%s' already exists.", t.Name), err)
+	case errors.As(err, &collision):
+		return errors.Join(collides(t.Name, collision.With), err)
+	case err != nil:
+		return err
+	}
+	return s.o.Reconcile(ctx)
+}

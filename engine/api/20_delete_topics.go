@@ -1,0 +1,64 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+)
+
+// DeleteTopics, versions 1 to 6; v4 flexible, v5 messages, v6 by name or id.
+// The records are unreachable when it answers; their objects go later.
+func (s *Server) deleteTopics(ctx context.Context, r *request) kmsg.Response {
+	req := r.msg.(*kmsg.DeleteTopicsRequest)
+	resp := req.ResponseKind().(*kmsg.DeleteTopicsResponse)
+	ctx, cancel := adminTimeout(ctx, req.TimeoutMillis)
+	defer cancel()
+	topics := req.Topics
+	for _, name := range req.TopicNames {
+		t := kmsg.NewDeleteTopicsRequestTopic()
+		t.Topic = &name
+		topics = append(topics, t)
+	}
+	for i := range topics {
+		row := kmsg.NewDeleteTopicsResponseTopic()
+		row.Topic, row.TopicID = topics[i].Topic, topics[i].TopicID
+		row.ErrorCode, row.ErrorMessage = told(s.deleteOne(ctx, &row))
+		resp.Topics = append(resp.Topics, row)
+	}
+	return resp
+}
+
+func (s *Server) deleteOne(ctx context.Context, row *kmsg.DeleteTopicsResponseTopic) error {
+	if !s.o.Config().DeleteTopicEnable {
+		return refuse(kafka.TopicDeletionDisabled, "Topic deletion is disabled.")
+	}
+	snapshot := s.o.Catalog.Topics()
+	var t *catalog.Topic
+	if row.Topic != nil {
+		t, _ = snapshot.ByName(*row.Topic)
+	} else {
+		t, _ = snapshot.ByID(row.TopicID)
+	}
+	if t == nil {
+		return missingTopic(row.Topic == nil)
+	}
+	row.Topic, row.TopicID = &t.Name, t.ID
+	if err := s.o.Catalog.DeleteTopic(ctx, t.Name); err != nil {
+		if errors.Is(err, catalog.ErrNotFound) {
+			return missingTopic(false)
+		}
+		return err
+	}
+	return s.o.Reconcile(ctx)
+}
+
+func missingTopic(byID bool) error {
+	if byID {
+		return refuse(kafka.UnknownTopicID, "This server does not host this topic ID.")
+	}
+	return refuse(kafka.UnknownTopicOrPartition, "This server does not host this topic-partition.")
+}

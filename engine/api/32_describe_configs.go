@@ -1,0 +1,83 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+)
+
+// DescribeConfigs, versions 1 to 4 (KIP-226, KIP-569): topics and brokers.
+func (s *Server) describeConfigs(_ context.Context, r *request) kmsg.Response {
+	req := r.msg.(*kmsg.DescribeConfigsRequest)
+	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	for i := range req.Resources {
+		res := &req.Resources[i]
+		row := kmsg.NewDescribeConfigsResponseResource()
+		row.ResourceType, row.ResourceName = res.ResourceType, res.ResourceName
+		entries, err := s.entries(res.ResourceType, res.ResourceName)
+		row.ErrorCode, row.ErrorMessage = told(err)
+		for _, e := range entries {
+			if res.ConfigNames == nil || slices.Contains(res.ConfigNames, e.Name) {
+				row.Configs = append(row.Configs, configRow(req, e))
+			}
+		}
+		resp.Resources = append(resp.Resources, row)
+	}
+	return resp
+}
+
+func (s *Server) entries(kind kmsg.ConfigResourceType, name string) ([]config.Entry, error) {
+	switch kind {
+	case kmsg.ConfigResourceTypeTopic:
+		if bad := badTopicName(name); bad != "" {
+			return nil, refuse(kafka.InvalidTopicException, "%s", bad)
+		}
+		t, ok := s.o.Catalog.Topics().ByName(name)
+		if !ok {
+			return nil, missingTopic(false)
+		}
+		return config.DescribeTopic(s.o.Config(), t.Configs), nil
+	case kmsg.ConfigResourceTypeBroker:
+		if name != "" {
+			if err := s.checkBrokerName(name); err != nil {
+				return nil, err
+			}
+			return config.DescribeBroker(s.o.Config()), nil
+		}
+		return slices.DeleteFunc(config.DescribeBroker(s.o.Config()), func(e config.Entry) bool { return e.Source != config.DynamicDefaultBroker }), nil
+	}
+	return nil, refuse(kafka.InvalidRequest, "Unsupported resource type %d.", kind)
+}
+
+func (s *Server) checkBrokerName(name string) error {
+	id, err := strconv.ParseInt(name, 10, 32)
+	if err != nil {
+		return refuse(kafka.InvalidRequest, "Broker id must be an integer, but it is: %s", name)
+	}
+	if int32(id) != s.o.Self.ID {
+		return refuse(kafka.InvalidRequest, "Unexpected broker id, expected %d or empty string, but received %s", s.o.Self.ID, name)
+	}
+	return nil
+}
+
+func configRow(req *kmsg.DescribeConfigsRequest, e config.Entry) kmsg.DescribeConfigsResponseResourceConfig {
+	c := kmsg.NewDescribeConfigsResponseResourceConfig()
+	c.Name, c.Value, c.ReadOnly, c.IsDefault = e.Name, &e.Value, e.ReadOnly, e.Source == config.Default
+	c.Source, c.ConfigType = kmsg.ConfigSource(e.Source), kmsg.ConfigType(e.Type)
+	if req.IncludeDocumentation {
+		c.Documentation = &e.Doc
+	}
+	if req.IncludeSynonyms {
+		for _, y := range e.Synonyms {
+			row := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
+			row.Name, row.Value, row.Source = y.Name, &y.Value, kmsg.ConfigSource(y.Source)
+			c.ConfigSynonyms = append(c.ConfigSynonyms, row)
+		}
+	}
+	return c
+}

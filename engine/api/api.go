@@ -1,0 +1,108 @@
+// Package api speaks the Kafka protocol: it reads requests from connections,
+// hands each to its handler, and writes the answers in order.
+//
+// There is one file for each API key, headed by its versions and behaviour,
+// and one literal table of them (table.go), from which ApiVersions and
+// docs/protocol.md come.
+//
+// A connection has two goroutines. The reader takes requests off the wire and
+// runs the append half of Produce at once, so that the requests of a connection
+// are appended in order while earlier ones still wait for durability. The
+// answerer finishes them, and does all of the others, one after the other. At most 64
+// requests and 64 MiB wait between the two; then reading stops.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/varvelog/varve/engine/group"
+	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+)
+
+// Broker is a broker as metadata names it.
+type Broker struct {
+	ID   int32
+	Host string
+	Port int32
+	Rack string // "": none
+}
+
+// Options are what a Server needs. All but Registerer are required.
+type Options struct {
+	Catalog   *catalog.Catalog
+	Logs      *partition.Set
+	Groups    *group.Coordinator
+	Config    func() *config.Broker
+	Self      Broker
+	ClusterID string
+	// Admit waits until n more bytes may be appended; its error is retriable.
+	Admit func(ctx context.Context, n int) error
+	// Reconcile makes this broker's logs those of the newest topics.
+	Reconcile func(ctx context.Context) error
+	// SetLogStart raises a log's start offset, durably.
+	SetLogStart func(ctx context.Context, l *partition.Log, off kafka.Offset) error
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer // nil: no metrics
+}
+
+// Server serves connections.
+type Server struct {
+	o        Options
+	metrics  *metrics
+	sessions *fetchSessions
+	pids     producerIDs
+	table    []api
+	byKey    map[int16]*api
+	draining chan struct{} // closed when no more requests are taken
+
+	conns   atomic.Int64
+	wg      sync.WaitGroup
+	drained sync.Once
+}
+
+// New returns a server.
+func New(o Options) (*Server, error) {
+	if o.Catalog == nil || o.Logs == nil || o.Groups == nil || o.Config == nil || o.Admit == nil || o.Reconcile == nil || o.SetLogStart == nil || o.Logger == nil {
+		return nil, errors.New("api options: something required is missing")
+	}
+	rows := table()
+	s := &Server{
+		o: o, metrics: newMetrics(o.Registerer, rows), table: rows,
+		sessions: newFetchSessions(o.Config().FetchSessionSlots),
+		byKey:    make(map[int16]*api, len(rows)),
+		draining: make(chan struct{}),
+	}
+	for i := range rows {
+		s.byKey[rows[i].key] = &rows[i]
+	}
+	return s, nil
+}
+
+// codeOf turns an error into the code that a client is told. What is not a
+// protocol error itself is retriable where trying again may help.
+func codeOf(err error) kafka.ErrorCode {
+	var code kafka.ErrorCode
+	switch {
+	case err == nil:
+		return kafka.None
+	case errors.As(err, &code):
+		return code
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, catalog.ErrUnknown):
+		return kafka.RequestTimedOut
+	case errors.Is(err, catalog.ErrNotFound):
+		return kafka.UnknownTopicOrPartition
+	case errors.Is(err, catalog.ErrFenced):
+		return kafka.NotLeaderOrFollower
+	default:
+		return kafka.UnknownServerError
+	}
+}

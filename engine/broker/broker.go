@@ -1,0 +1,242 @@
+// Package broker assembles a broker: the catalogue, the object cache, one
+// session's slots, the group coordinator and the server, and takes them down
+// in order.
+//
+// Coming up: cluster → topics → session → logs → listen. Going down: stop
+// taking requests and let the answers leave, then flush, checkpoint and seal the session, so
+// that the next start replays nothing. A session that somebody else has sealed is over; the
+// broker begins a new one.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/varvelog/varve/engine/api"
+	"github.com/varvelog/varve/engine/group"
+	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/engine/slot"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/cold"
+	"github.com/varvelog/varve/tiering/objcache"
+	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// DefaultSlots is the number of slots of a new cluster.
+const DefaultSlots = 256
+
+const (
+	startTimeout = 2 * time.Minute
+	leaveTimeout = 60 * time.Second
+	rejoinDelay  = 200 * time.Millisecond
+)
+
+// Options are a broker's ports and place. All but CacheDisk, Registry and Ready are required.
+type Options struct {
+	Meta      meta.Store
+	Store     objstore.Store
+	CacheDisk vfs.FS // of the object cache's disk layer; nil: none
+	Listener  net.Listener
+	Self      api.Broker // as clients reach it
+	Config    *config.Broker
+	Logger    *slog.Logger
+	Registry  *prometheus.Registry // nil: no metrics
+	// Ready is called when the broker serves, with the cluster's id.
+	Ready func(clusterID string)
+}
+
+// Broker is a running broker.
+type Broker struct {
+	o       Options
+	catalog *catalog.Catalog
+	cluster catalog.Cluster
+	cache   *objcache.Cache
+	cold    *cold.Reader
+	logs    *partition.Set
+	slots   slot.Options
+
+	manager atomic.Pointer[slot.Manager] // of the session of the moment
+	config  atomic.Pointer[config.Broker]
+}
+
+// Run runs a broker until ctx ends, and then until it has left in order.
+func Run(ctx context.Context, o Options) error {
+	b, err := assemble(ctx, o)
+	if err != nil {
+		return err
+	}
+	return b.run(ctx)
+}
+
+func assemble(ctx context.Context, o Options) (*Broker, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	b := &Broker{o: o, catalog: catalog.New(o.Meta), logs: partition.NewSet()}
+	b.config.Store(o.Config)
+	var err error
+	if b.cluster, err = b.catalog.Cluster(ctx, DefaultSlots); err != nil {
+		return nil, err
+	}
+	if err := b.catalog.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	var reg prometheus.Registerer
+	if o.Registry != nil {
+		reg = o.Registry
+	}
+	if b.cache, err = objcache.New(objcache.Options{Store: o.Store, RAMBytes: o.Config.CacheRAMBytes, Disk: o.CacheDisk, Logger: o.Logger, Registerer: reg}); err != nil {
+		return nil, err
+	}
+	b.cold, err = cold.New(cold.Options{Catalog: b.catalog, Cache: b.cache, Store: o.Store, RAMBytes: o.Config.ColdRAMBytes, Workers: o.Config.ColdWorkers})
+	if err != nil {
+		return nil, err
+	}
+	b.slots = slot.Options{
+		Catalog: b.catalog, Store: o.Store, Cache: b.cache, Cold: b.cold, Config: b.config.Load,
+		Broker: o.Self.ID, Addr: net.JoinHostPort(o.Self.Host, fmt.Sprint(o.Self.Port)), Rack: o.Self.Rack,
+		Slots: b.cluster.Slots, Logger: o.Logger, Logs: b.logs,
+	}
+	if reg != nil {
+		b.slots.LogMetrics, b.slots.WALMetrics = partition.NewMetrics(reg, b.logs), wal.NewMetrics(reg)
+	}
+	return b, nil
+}
+
+func (b *Broker) run(ctx context.Context) error {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the time it takes to leave
+	defer cancel()
+	groups := group.New(group.Options{
+		Catalog: b.catalog, Config: b.config.Load, Logger: b.o.Logger,
+		Slot: b.groupSlot, Slots: b.ownedSlots,
+	})
+	server, err := api.New(api.Options{
+		Catalog: b.catalog, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
+		Admit: b.admit, Reconcile: b.reconcile, SetLogStart: b.setLogStart, Logger: b.o.Logger, Registerer: b.registerer(),
+	})
+	if err != nil {
+		return err
+	}
+	background := new(errgroup.Group)
+	run := func(name string, fn func(context.Context) error) {
+		background.Go(func() error {
+			if err := fn(inner); err != nil && inner.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	run("catalogue", func(ctx context.Context) error {
+		return b.catalog.Run(ctx, func(err error) { b.o.Logger.Warn("follow the catalogue", "err", err) })
+	})
+	run("object cache", b.cache.Run)
+	run("cold reader", b.cold.Run)
+	run("groups", groups.Run)
+	run("retention", b.retain)
+	err = b.sessions(ctx, inner, server)
+	cancel()
+	return errors.Join(err, background.Wait())
+}
+
+func (b *Broker) registerer() prometheus.Registerer {
+	if b.o.Registry == nil {
+		return nil
+	}
+	return b.o.Registry
+}
+
+// sessions holds one session after the other until ctx ends. The server
+// starts with the first.
+func (b *Broker) sessions(ctx, inner context.Context, server *api.Server) error {
+	serving := make(chan error, 1)
+	started := false
+	for {
+		manager, err := b.begin(ctx)
+		if err != nil {
+			if started {
+				return errors.Join(err, <-serving)
+			}
+			return err
+		}
+		b.manager.Store(manager)
+		ended := make(chan error, 1)
+		go func() { ended <- manager.Run(inner) }()
+		if !started {
+			started = true
+			go func() { serving <- server.Serve(ctx, b.o.Listener) }()
+			if b.o.Ready != nil {
+				b.o.Ready(b.cluster.ID)
+			}
+		}
+		select {
+		case err := <-serving: // ctx has ended and the answers have left, or the listener failed
+			return errors.Join(err, b.leave(inner, manager), <-ended)
+		case err := <-ended:
+			if !errors.Is(err, wal.ErrFenced) {
+				return fmt.Errorf("session ended: %w", err)
+			}
+			b.o.Logger.Warn("session was fenced: beginning a new one", "session", manager.Session().ID.Epoch)
+		}
+		select {
+		case <-time.After(rejoinDelay):
+		case <-ctx.Done():
+			return <-serving
+		}
+	}
+}
+
+func (b *Broker) begin(ctx context.Context) (*slot.Manager, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	m, err := slot.Begin(ctx, b.slots)
+	if err != nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
+	return m, m.Reconcile(ctx)
+}
+
+func (b *Broker) leave(ctx context.Context, m *slot.Manager) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	begin := time.Now()
+	if err := m.Leave(ctx); err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	b.o.Logger.Info("session left", "session", m.Session().ID.Epoch, "took", time.Since(begin))
+	return nil
+}
+
+// reconcile brings logs and settings up to the catalogue's snapshot.
+func (b *Broker) reconcile(ctx context.Context) error {
+	b.config.Store(b.o.Config.With(b.catalog.Topics().BrokerConfigs("")))
+	return b.manager.Load().Reconcile(ctx)
+}
+
+func (b *Broker) admit(ctx context.Context, n int) error { return b.manager.Load().Admit(ctx, n) }
+
+func (b *Broker) groupSlot(id string) (catalog.Slot, bool) {
+	return b.manager.Load().Slot(kafka.GroupSlot(id, b.cluster.Slots))
+}
+
+func (b *Broker) ownedSlots() []catalog.Slot { return b.manager.Load().Owned() }
+
+// setLogStart raises a log's start: in the catalogue first, then for readers.
+func (b *Broker) setLogStart(ctx context.Context, l *partition.Log, off kafka.Offset) error {
+	if err := b.catalog.SetLogStart(ctx, l.Slot(), l.TP(), off); err != nil {
+		return err
+	}
+	l.SetLogStart(off)
+	return nil
+}

@@ -270,10 +270,19 @@ func testList(t *testing.T, s objstore.Store) {
 func testListPages(t *testing.T, s objstore.Store) {
 	var keys []string
 	for i := range 1203 {
-		k := fmt.Sprintf("p/%d/%04d", i%3, i)
-		keys = append(keys, k)
-		put(t, s, k, k)
+		keys = append(keys, fmt.Sprintf("p/%d/%04d", i%3, i))
 	}
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := g; i < len(keys); i += 8 {
+				if err := s.Put(t.Context(), keys[i], pieces{keys[i]}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 	if got := len(list(t, s, "p/", "", 0)); got != objstore.MaxList {
 		t.Errorf("List without a limit returned %d objects", got)
 	}

@@ -21,6 +21,7 @@ package partition
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -104,9 +105,13 @@ type Log struct {
 
 var _ wal.Target = (*Log)(nil)
 
-// New opens a log where recovery left it. It panics if Hot has gaps or doesn't
-// end at the state's next offset. o.State and o.Hot are copied.
+// New opens a log where recovery left it. o.State and o.Hot are copied. It
+// panics if Hot has gaps or doesn't end at the state's next offset, and if the
+// log's start lies behind that: records would be lost, and their offsets given again.
 func New(o Options) *Log {
+	if o.LogStart > o.State.NextOffset {
+		panic(fmt.Sprintf("open %s: the log starts at offset %d, behind its end %d", o.TP, o.LogStart, o.State.NextOffset))
+	}
 	if o.ProducerExpiration <= 0 {
 		o.ProducerExpiration = 24 * time.Hour
 	}
@@ -116,7 +121,7 @@ func New(o Options) *Log {
 	l.o.State, l.o.Hot = bundle.State{}, nil
 	l.tip.open(&o.State, o.Epoch, now)
 	l.durable.open(&o, now)
-	l.raiseLogStart(min(o.LogStart, o.State.NextOffset))
+	l.raiseLogStart(o.LogStart)
 	l.publish()
 	return l
 }
@@ -129,6 +134,9 @@ func (l *Log) Topic() string { return l.o.Topic }
 
 // Slot returns the partition's slot.
 func (l *Log) Slot() kafka.Slot { return l.o.Slot }
+
+// Config returns the topic's configuration of the moment.
+func (l *Log) Config() config.Topic { return l.o.Config() }
 
 // Epoch returns the leader epoch.
 func (l *Log) Epoch() kafka.LeaderEpoch { return l.o.Epoch }

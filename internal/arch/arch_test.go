@@ -20,7 +20,7 @@ var allowed = map[string][]string{
 	"tiering/objstore":  {"internal/vfs"},
 	"tiering/objcache":  {"internal/vfs", "tiering/objstore"},
 	"tiering/bundle":    {"internal/kafka", "tiering/objstore"},
-	"tiering/wal":       {"internal/kafka", "tiering/objstore", "tiering/bundle"},
+	"tiering/wal":       {"internal/kafka", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/upload":    {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/cold":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/retention": {"internal/kafka", "internal/catalog", "tiering/objstore"},

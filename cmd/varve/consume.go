@@ -306,4 +306,3 @@ func endOffsets(ctx context.Context, cl *kgo.Client, topics []string, only int32
 	})
 	return left, nil
 }
-

@@ -70,6 +70,8 @@ func (k *keeper) ask(ctx context.Context) error {
 func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 	tick := time.NewTicker(keeperPeriod)
 	defer tick.Stop()
+	expire := time.NewTicker(expirePeriod)
+	defer expire.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -78,6 +80,10 @@ func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 			return nil
 		case done := <-k.asks:
 			done <- k.checkpoint(ctx)
+		case now := <-expire.C:
+			for _, l := range k.m.set.All() {
+				l.ExpireProducers(now)
+			}
 		case <-tick.C:
 			if err := k.turn(ctx); err != nil && ctx.Err() == nil {
 				k.m.o.Logger.Warn("keep tails short", "err", err)
@@ -128,11 +134,31 @@ func (k *keeper) seal(ctx context.Context, l *partition.Log) error {
 	if err != nil {
 		return fmt.Errorf("seal %s-%d from offset %d: %w", topic.Name, l.TP().Partition, snap.Hot[0].Base, err)
 	}
-	if err := k.m.o.Catalog.AddSegment(ctx, slot, *topic, seg); err != nil {
+	err = k.m.o.Catalog.AddSegment(ctx, slot, *topic, seg)
+	if errors.Is(err, catalog.ErrExists) {
+		// An earlier attempt, whose outcome stayed unknown, was applied.
+		return k.adopt(ctx, l)
+	}
+	if err != nil {
 		return fmt.Errorf("commit segment %s: %w", seg.Key, err)
 	}
+	k.m.o.Cold.Forget(seg.TP)
 	l.Sealed(seg)
 	k.m.o.Logger.Debug("segment sealed", "topic", topic.Name, "partition", l.TP().Partition, "base", seg.Base, "end", seg.End, "bytes", seg.Size)
+	return nil
+}
+
+// adopt takes up the newest segment that the catalogue has of a log.
+func (k *keeper) adopt(ctx context.Context, l *partition.Log) error {
+	newest, ok, err := k.m.o.Catalog.NewestSegment(ctx, l.TP())
+	if err == nil && !ok {
+		err = catalog.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("adopt newest segment of %s: %w", l.TP(), err)
+	}
+	k.m.o.Cold.Forget(l.TP())
+	l.Sealed(newest)
 	return nil
 }
 

@@ -68,4 +68,5 @@ const (
 	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint
 	trimBatch    = 1000     // objects in one delete
 	keeperPeriod = time.Second
+	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does
 )

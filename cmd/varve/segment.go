@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/meta/sqlite"
+	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/cold"
+	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/filestore"
+)
+
+func newSegmentCommand() *cobra.Command {
+	f := new(dataFlags)
+	cmd := &cobra.Command{
+		Use:   "segment",
+		Short: "List, dump and verify sealed segments, beside a running broker or without one",
+	}
+	cmd.PersistentFlags().StringVar(&f.data, "data", "./varve-data", "data directory")
+	cmd.PersistentFlags().Bool("json", false, "print JSON")
+	cmd.AddCommand(newSegmentList(f), newSegmentDump(f), newSegmentVerify(f))
+	return cmd
+}
+
+// dataFlags name a data directory.
+type dataFlags struct{ data string }
+
+// open opens the directory's stores. It makes nothing.
+func (f *dataFlags) open(ctx context.Context) (_ *catalog.Catalog, _ objstore.Store, closeAll func() error, err error) {
+	db := filepath.Join(f.data, "meta.db")
+	if _, err := os.Stat(db); err != nil {
+		return nil, nil, nil, fmt.Errorf("no data directory (--data names another): %w", err)
+	}
+	store, err := sqlite.Open(ctx, db)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	disk, err := vfs.Disk(f.data)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, store.Close())
+	}
+	objects, err := filestore.Open(disk, "objects")
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, store.Close())
+	}
+	cat := catalog.New(store)
+	if err := cat.Refresh(ctx); err != nil {
+		return nil, nil, nil, errors.Join(err, objects.Close(), store.Close())
+	}
+	return cat, objects, func() error { return errors.Join(objects.Close(), store.Close()) }, nil
+}
+
+type segmentRow struct {
+	Topic     string    `json:"topic"`
+	Partition int32     `json:"partition"`
+	Base      int64     `json:"base_offset"`
+	End       int64     `json:"end_offset"`
+	Records   int64     `json:"records"`
+	Size      int64     `json:"size_bytes"`
+	RawSize   int64     `json:"raw_bytes"`
+	MaxTime   time.Time `json:"max_timestamp"`
+	Key       string    `json:"key"`
+	Problem   string    `json:"problem,omitempty"`
+}
+
+// eachSegment calls fn with the segments of the topics named, or of all.
+func eachSegment(ctx context.Context, cat *catalog.Catalog, names []string, fn func(t *catalog.Topic, s catalog.Segment) error) error {
+	topics := cat.Topics().All()
+	if len(names) > 0 {
+		topics = nil
+		for _, n := range names {
+			t, ok := cat.Topics().ByName(n)
+			if !ok {
+				return fmt.Errorf("topic %q does not exist", n)
+			}
+			topics = append(topics, t)
+		}
+	}
+	for _, t := range topics {
+		for p := range t.Partitions {
+			segs, err := cat.Segments(ctx, kafka.TopicPartition{Topic: t.ID, Partition: p}, 0, 0)
+			if err != nil {
+				return err
+			}
+			for _, s := range segs {
+				if err := fn(t, s); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func rowOf(t *catalog.Topic, s catalog.Segment) segmentRow {
+	return segmentRow{
+		Topic: t.Name, Partition: s.TP.Partition, Base: int64(s.Base), End: int64(s.End), Records: s.Records,
+		Size: s.Size, RawSize: s.RawSize, MaxTime: time.UnixMilli(s.MaxTimestamp).UTC(), Key: s.Key,
+	}
+}
+
+func newSegmentList(f *dataFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "list [TOPIC …]", Short: "List the sealed segments of topics (all)",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			cat, _, closeAll, err := f.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, closeAll()) }()
+			rows := []segmentRow{}
+			if err := eachSegment(cmd.Context(), cat, args, func(t *catalog.Topic, s catalog.Segment) error {
+				rows = append(rows, rowOf(t, s))
+				return nil
+			}); err != nil {
+				return err
+			}
+			return printSegments(cmd, rows)
+		},
+	}
+}
+
+func printSegments(cmd *cobra.Command, rows []segmentRow) error {
+	return printerOf(cmd).table(rows, "TOPIC\tPARTITION\tBASE\tEND\tRECORDS\tSIZE\tRAW\tMAX TIME\tKEY", func(w io.Writer) {
+		for _, r := range rows {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", r.Topic, r.Partition, r.Base, r.End, r.Records, r.Size, r.RawSize, r.MaxTime.Format(time.RFC3339), r.Key)
+		}
+	})
+}
+
+func newSegmentVerify(f *dataFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "verify [TOPIC …]", Short: "Read sealed segments and check every frame, batch and count",
+		Long: "Read sealed segments and check every frame, batch and count. Exit code 0: all is well; 2: a segment is missing or damaged.",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			cat, objects, closeAll, err := f.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, closeAll()) }()
+			rows, bad := []segmentRow{}, 0
+			if err := eachSegment(cmd.Context(), cat, args, func(t *catalog.Topic, s catalog.Segment) error {
+				row := rowOf(t, s)
+				if err := cold.VerifySegment(cmd.Context(), objects, s); err != nil {
+					row.Problem = err.Error()
+					bad++
+				}
+				rows = append(rows, row)
+				return cmd.Context().Err()
+			}); err != nil {
+				return err
+			}
+			if err := printerOf(cmd).value(rows, func(w io.Writer) {
+				for _, r := range rows {
+					if r.Problem != "" {
+						fmt.Fprintf(w, "%s-%d at %d: %s\n", r.Topic, r.Partition, r.Base, r.Problem)
+					}
+				}
+				fmt.Fprintf(w, "%d segments, %d bad\n", len(rows), bad)
+			}); err != nil {
+				return err
+			}
+			if bad > 0 {
+				return &exitError{code: 2, err: fmt.Errorf("%d of %d segments are missing or damaged", bad, len(rows))}
+			}
+			return nil
+		},
+	}
+}
+
+func newSegmentDump(f *dataFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "dump KEY", Short: "Show what an object (segment, checkpoint, WAL object or seal) says of itself", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			_, objects, closeAll, err := f.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, closeAll()) }()
+			obj, err := bundle.Read(cmd.Context(), bundle.At(objects, args[0]), nil)
+			if err != nil {
+				return fmt.Errorf("read object %s: %w", args[0], err)
+			}
+			return printerOf(cmd).value(obj, func(w io.Writer) { dumpObject(w, obj) })
+		},
+	}
+}
+
+func dumpObject(w io.Writer, o *bundle.Object) {
+	kinds := map[bundle.Kind]string{bundle.KindWAL: "WAL object", bundle.KindSeal: "seal", bundle.KindCheckpoint: "checkpoint", bundle.KindSegment: "segment"}
+	fmt.Fprintf(w, "%s of broker %d, session %d, number %d, nonce %x\n%d bytes, footer checksum %08x\n", kinds[o.Kind], o.Origin.Broker, o.Origin.Epoch, o.Origin.Seq, o.Origin.Nonce, o.Size, o.Sum)
+	for _, s := range o.Slices {
+		fmt.Fprintf(w, "slice %s slot %d at %d, %d bytes, %d batches\n", s.TP, s.Slot, s.Pos, s.Len, len(s.Batches))
+		for _, b := range s.Batches {
+			fmt.Fprintf(w, "  batch offsets %d–%d at %d, %d bytes, epoch %d, attributes %#x, producer %d/%d sequence %d, max time %d\n",
+				b.BaseOffset, b.LastOffset(), b.Pos, b.Len, b.LeaderEpoch, b.Attributes, b.ProducerID, b.ProducerEpoch, b.BaseSequence, b.MaxTimestamp)
+		}
+	}
+	for _, st := range o.States {
+		fmt.Fprintf(w, "state %s slot %d next offset %d, sealed up to %d, last stable %d, %d producers, epochs %v\n", st.TP, st.Slot, st.NextOffset, st.SealedEnd, st.LastStable, len(st.Producers), st.Epochs)
+	}
+	if g := o.Segment; g != nil {
+		fmt.Fprintf(w, "segment of %s: offsets %d–%d, %d records, %d bytes raw\n", g.State.TP, g.Base, g.End-1, g.Records, g.RawSize)
+		for i, fr := range g.Frames {
+			fmt.Fprintf(w, "  frame %d from offset %d at %d, %d → %d bytes, stored %t, max time %d\n", i, fr.BaseOffset, fr.Pos, fr.RawLen, fr.Len, fr.Stored, fr.MaxTime)
+		}
+		fmt.Fprintf(w, "  state: next offset %d, %d producers, epochs %v, %d aborted transactions end here\n", g.State.NextOffset, len(g.State.Producers), g.State.Epochs, len(g.Aborted))
+	}
+}

@@ -117,21 +117,24 @@ func (q *aheadQueue) done(a ahead) {
 	delete(q.asked, a.key())
 }
 
-// askAhead asks the workers for the frames behind the i-th.
+// askAhead asks the workers for the frames behind the i-th, the nearest first,
+// as far as there is room for them: one that came too early would push out, or be pushed
+// out by, what is read before it.
 func (r *Reader) askAhead(seg catalog.Segment, footer *bundle.SegmentFooter, i int) {
+	room := r.frames.roomAhead()
 	for j := i + 1; j <= i+r.o.ReadAhead; j++ {
 		if j < len(footer.Frames) && r.frames.has(frameKey{seg.Key, j}) {
 			continue
 		}
-		if !r.ahead.ask(ahead{seg, footer, j}) {
+		room -= int64(footer.Frames[min(j, len(footer.Frames)-1)].RawLen) // a guess, in the next segment
+		if room < 0 || !r.ahead.ask(ahead{seg, footer, j}) {
 			return
 		}
 	}
 }
 
-// fetchAhead fetches a frame, unless those that were fetched ahead and not
-// read yet fill half of the room for frames already. Whoever wants the frame
-// meets the error himself.
+// fetchAhead fetches a frame, if there is room. Whoever wants the frame meets
+// the error himself.
 func (r *Reader) fetchAhead(ctx context.Context, a ahead) {
 	defer r.ahead.done(a)
 	seg, footer, i := a.seg, a.footer, a.index
@@ -147,10 +150,7 @@ func (r *Reader) fetchAhead(ctx context.Context, a ahead) {
 		}
 	}
 	f := footer.Frames[i]
-	if !r.frames.roomAhead(int64(f.RawLen)) {
-		return
-	}
-	loaded := r.frames.prefetch(ctx, frameKey{seg.Key, i}, func(ctx context.Context) ([]byte, int64, error) {
+	loaded := r.frames.prefetch(ctx, frameKey{seg.Key, i}, int64(f.RawLen), func(ctx context.Context) ([]byte, int64, error) {
 		return r.loadFrame(ctx, seg, f)
 	})
 	if loaded {

@@ -12,11 +12,11 @@ import (
 type lru[K comparable, V any] struct {
 	limit int64
 
-	mu     sync.Mutex
-	cost   int64              // of all loaded values
-	unused int64              // of those that were prefetched and nobody has asked for yet
-	items  map[K]*entry[K, V] // loaded or being loaded
-	order  *list.List         // of *entry, loaded ones, the most recently used first
+	mu    sync.Mutex
+	cost  int64              // of all loaded values
+	ahead int64              // of those that are or were prefetched and nobody has asked for yet
+	items map[K]*entry[K, V] // loaded or being loaded
+	order *list.List         // of *entry, loaded ones, the most recently used first
 }
 
 // entry is a value that is there or being loaded.
@@ -29,9 +29,9 @@ type entry[K comparable, V any] struct {
 	retry bool // err is due to the loader's context
 
 	// Under lru.mu.
-	cost   int64
-	unused bool
-	elem   *list.Element // nil: not loaded, or dropped
+	cost  int64
+	ahead int64         // what it counts in lru.ahead
+	elem  *list.Element // nil: not loaded, or dropped
 }
 
 func newLRU[K comparable, V any](limit int64) *lru[K, V] {
@@ -43,7 +43,7 @@ func newLRU[K comparable, V any](limit int64) *lru[K, V] {
 // own context; when that ends, another loads again.
 func (l *lru[K, V]) get(ctx context.Context, key K, load func(context.Context) (V, int64, error)) (V, error) {
 	for {
-		e, mine := l.join(key, false)
+		e, mine := l.join(key)
 		if mine {
 			l.load(ctx, e, load)
 			return e.value, e.err
@@ -60,37 +60,46 @@ func (l *lru[K, V]) get(ctx context.Context, key K, load func(context.Context) (
 	}
 }
 
-// prefetch loads a value that nobody has asked for yet. It returns false if it is there,
-// being loaded, or can't be loaded.
-func (l *lru[K, V]) prefetch(ctx context.Context, key K, load func(context.Context) (V, int64, error)) bool {
-	e, mine := l.join(key, true)
-	if mine {
-		l.load(ctx, e, load)
+// prefetch loads a value of about that cost that nobody has asked for yet,
+// unless such values would take more than half of the room. It tells whether it loaded.
+func (l *lru[K, V]) prefetch(ctx context.Context, key K, cost int64, load func(context.Context) (V, int64, error)) bool {
+	e := l.reserve(key, cost)
+	if e == nil {
+		return false
 	}
-	return mine && e.err == nil
+	l.load(ctx, e, load)
+	return e.err == nil
 }
 
 // join returns the entry of key, and whether the caller has to load it.
-func (l *lru[K, V]) join(key K, ahead bool) (e *entry[K, V], mine bool) {
+func (l *lru[K, V]) join(key K) (e *entry[K, V], mine bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.items[key]
 	if !ok {
-		e = &entry[K, V]{key: key, ready: make(chan struct{}), unused: ahead}
+		e = &entry[K, V]{key: key, ready: make(chan struct{})}
 		l.items[key] = e
 		return e, true
 	}
-	if ahead {
-		return e, false
-	}
-	if e.unused {
-		e.unused = false
-		l.unused -= e.cost
-	}
+	l.ahead -= e.ahead
+	e.ahead = 0
 	if e.elem != nil {
 		l.order.MoveToFront(e.elem)
 	}
 	return e, false
+}
+
+// reserve returns a new entry of key, to be loaded, or nil.
+func (l *lru[K, V]) reserve(key K, cost int64) *entry[K, V] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.items[key]; ok || l.ahead+cost > l.limit/2 {
+		return nil
+	}
+	e := &entry[K, V]{key: key, ready: make(chan struct{}), ahead: cost}
+	l.items[key] = e
+	l.ahead += cost
+	return e
 }
 
 func (l *lru[K, V]) load(ctx context.Context, e *entry[K, V], load func(context.Context) (V, int64, error)) {
@@ -107,6 +116,7 @@ func (l *lru[K, V]) loaded(e *entry[K, V], cost int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e.err != nil || cost > l.limit {
+		l.ahead -= e.ahead
 		delete(l.items, e.key)
 		return
 	}
@@ -115,29 +125,23 @@ func (l *lru[K, V]) loaded(e *entry[K, V], cost int64) {
 	}
 	e.cost = cost
 	l.cost += cost
-	if e.unused {
-		l.unused += cost
-	}
 	e.elem = l.order.PushFront(e)
 }
 
 // drop is called with mu held.
 func (l *lru[K, V]) drop(e *entry[K, V]) {
 	l.cost -= e.cost
-	if e.unused {
-		l.unused -= e.cost
-	}
+	l.ahead -= e.ahead
 	l.order.Remove(e.elem)
 	e.elem = nil
 	delete(l.items, e.key)
 }
 
-// roomAhead tells whether a prefetched value of that cost may come: half of
-// the room is for what is in use.
-func (l *lru[K, V]) roomAhead(cost int64) bool {
+// roomAhead returns the cost of the values that may be prefetched now.
+func (l *lru[K, V]) roomAhead() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.unused+cost <= l.limit/2
+	return l.limit/2 - l.ahead
 }
 
 // has tells whether a value is there or being loaded.

@@ -13,4 +13,43 @@ build: ## build bin/varve
 run: build ## start a broker on 127.0.0.1:9092, data under ./varve-data
 	@exec ./bin/varve broker
 
-.PHONY: help build run
+demo: build ## produce, consume, seal, kill -9 and read back a real corpus
+	@.ci/demo
+
+test: ## install what the tests need, and run everything
+	@$(STAGE) set-up .ci/setup-clients
+	@$(MAKE) --no-print-directory lint unit models sim end-to-end clients suites
+
+lint: ## formatting and vet
+	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
+	@$(STAGE) vet bash -c 'go vet ./... && go -C test vet ./... && go -C bench/loadgen vet ./...'
+
+unit: ## unit tests and the fuzz corpora
+	@$(STAGE) unit bash -c 'go test $$(go list ./... | grep -v /enginetest)'
+
+models: ## the exhaustive checks of the fencing protocol
+	@$(STAGE) models .ci/models
+
+sim: ## the simulated broker under faults
+	@$(STAGE) simulation go test -count=1 ./engine/enginetest
+
+end-to-end: build ## the real binary: the probe against Apache Kafka's answers, kill -9 under load
+	@$(STAGE) probe go -C test test -count=1 ./probe
+	@$(STAGE) kill-9 go -C test test -count=1 ./survive
+
+clients: build ## real clients of other languages
+	@$(STAGE) clients go -C test test -count=1 -timeout 8m ./clients
+
+suites: build ## the clients' own integration suites
+	@$(STAGE) suites go -C test test -count=1 -timeout 8m ./suites
+
+soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
+	@$(STAGE) unit go test -count=1 ./...
+	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -timeout 3h ./engine/enginetest
+	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
+	@$(MAKE) --no-print-directory bench
+
+bench: build ## measure against Apache Kafka, side by side
+	@bench/run.py
+
+.PHONY: help build run demo test lint unit models sim end-to-end clients suites soak bench

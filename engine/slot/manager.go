@@ -222,14 +222,19 @@ func (m *Manager) drop() {
 	}
 }
 
-// Leave makes everything durable, writes a last checkpoint, seals the session
-// and records the seal, so that the next one starts without replay. Appends
-// fail from then on. Run must be running.
+// Leave makes everything durable, writes a last checkpoint where the tails are
+// short, seals the session and records the seal. After a checkpoint the next
+// session replays nothing; without one it reads the footers that are there, which is quick
+// as well, while sealing long tails now would keep the broker from leaving.
+// Appends fail from then on. Run must be running.
 func (m *Manager) Leave(ctx context.Context) error {
 	if err := m.wal.Flush(ctx); err != nil {
 		return fmt.Errorf("leave: flush: %w", err)
 	}
-	ckptErr := m.keeper.ask(ctx)
+	var ckptErr error
+	if m.wal.Position().Bytes-m.keeper.trimmed.Load() <= leaveBytes {
+		ckptErr = m.keeper.ask(ctx)
+	}
 	at, err := m.wal.Close(ctx)
 	if err != nil {
 		return errors.Join(ckptErr, fmt.Errorf("leave: seal: %w", err))

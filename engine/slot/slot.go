@@ -66,6 +66,7 @@ const (
 	commitBatch  = 90       // slots in one checkpoint commit
 	maxCkpts     = 8        // checkpoints a slot names before they are merged
 	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint
+	leaveBytes   = 64 << 20 // of WAL that a leaving session still gathers into a checkpoint
 	trimBatch    = 1000     // objects in one delete
 	keeperPeriod = time.Second
 	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does

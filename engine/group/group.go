@@ -3,22 +3,37 @@
 // they commit. It behaves as Apache Kafka's group coordinator does.
 //
 // A group is a pure state machine (Group.Step): an event and the time go in,
-// effects come out. An actor per group drives it: it takes requests in order,
-// runs Step, writes the state to the catalogue where it changed, and lets the
-// answers leave only after that commit. Timers are the actor's; no safety rests
-// on them. Offset commits of one group coalesce into one write at a time.
+// effects come out. An entry drives it: the requests' own goroutines run Step
+// under its lock; one worker at a time, without the lock, writes the state and
+// the offsets that have gathered meanwhile. Answers that reveal a generation, an
+// assignment or a commit leave only when the write behind them is done. A write
+// that fails or whose outcome is unknown drops the group from memory, and
+// those who wait are told to try again.
 //
-// The catalogue's condition on the group's state item is the fence: a broker
-// that lost the group's slot cannot write, drops the group, and answers
-// NOT_COORDINATOR.
+// The fence is the group's state item: who loads a group under a new ownership
+// of its slot writes it first, so that the former owner's commits, which are
+// conditional on the item, find their condition false. No safety rests on time.
+//
+// Ids of pending members (KIP-394) are not saved, as in Kafka: they are only a
+// hint, and a client whose id was forgotten joins anew.
 package group
 
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
+)
+
+const (
+	sweepEvery = 10 * time.Second
+	idleFor    = time.Minute      // a group with nothing under way stays so long in memory
+	ioTimeout  = 10 * time.Second // of one call of the catalogue
+	scansPer   = 64               // scans for expired offsets of idle groups in one retention time
 )
 
 // Options are what a Coordinator needs.
@@ -34,11 +49,187 @@ type Options struct {
 // methods are safe for concurrent use.
 type Coordinator struct {
 	o Options
+
+	mu      sync.Mutex // taken after an entry's, never before it
+	entries map[string]*entry
+
+	life sync.Mutex // taken last
+	ctx  context.Context
+	wg   *sync.WaitGroup // what is in flight; nil: Run does not run
 }
 
 // New returns a coordinator. It answers while Run runs.
-func New(o Options) *Coordinator { return &Coordinator{o: o} }
+func New(o Options) *Coordinator {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Coordinator{o: o, entries: make(map[string]*entry)}
+}
 
-// Run keeps timers and expiry going until ctx ends; everything in flight has
-// ended when it returns.
-func (c *Coordinator) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// Run lets the coordinator work until ctx ends, and drives expiry; everything
+// in flight has ended when it returns. It returns ctx's error.
+func (c *Coordinator) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	c.life.Lock()
+	c.ctx, c.wg = ctx, &wg
+	c.life.Unlock()
+
+	wg.Add(1)
+	go func() { defer wg.Done(); c.expireLoop(ctx) }()
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-sweep.C:
+			c.sweep()
+		case <-ctx.Done():
+		}
+	}
+	c.life.Lock()
+	c.wg = nil
+	c.life.Unlock()
+	c.each(func(e *entry) { e.drop(kafka.NotCoordinator) })
+	wg.Wait()
+	return ctx.Err()
+}
+
+// begin starts something that Run waits for; false: Run does not run.
+func (c *Coordinator) begin() (context.Context, func(), bool) {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if c.wg == nil {
+		return nil, nil, false
+	}
+	c.wg.Add(1)
+	return c.ctx, c.wg.Done, true
+}
+
+// enter returns a group's entry, locked, whose slot is owned here.
+func (c *Coordinator) enter(id string) (*entry, bool) {
+	slot, ok := c.o.Slot(id)
+	for {
+		e := c.entry(id, ok)
+		if e == nil {
+			return nil, false
+		}
+		e.mu.Lock()
+		if e.gone {
+			e.mu.Unlock()
+			continue
+		}
+		if !ok || !sameOwner(slot, e.slot) {
+			e.drop(kafka.NotCoordinator)
+			e.slot = slot
+		}
+		if !ok {
+			e.mu.Unlock()
+			return nil, false
+		}
+		return e, true
+	}
+}
+
+// entry returns a group's entry; it makes one if owned.
+func (c *Coordinator) entry(id string, owned bool) *entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[id]
+	if e == nil && owned {
+		e = newEntry(c, id)
+		c.entries[id] = e
+	}
+	return e
+}
+
+func sameOwner(a, b catalog.Slot) bool {
+	return a.Slot == b.Slot && a.Owner == b.Owner && a.Epoch == b.Epoch
+}
+
+// each visits all entries, locked.
+func (c *Coordinator) each(visit func(e *entry)) {
+	c.mu.Lock()
+	all := make([]*entry, 0, len(c.entries))
+	for _, e := range c.entries {
+		all = append(all, e)
+	}
+	c.mu.Unlock()
+	for _, e := range all {
+		e.mu.Lock()
+		if !e.gone {
+			visit(e)
+		}
+		e.mu.Unlock()
+	}
+}
+
+// sweep forgets idle groups and those whose slot has gone.
+func (c *Coordinator) sweep() {
+	c.each(func(e *entry) {
+		slot, ok := c.o.Slot(e.id)
+		if !ok || !sameOwner(slot, e.slot) {
+			e.drop(kafka.NotCoordinator)
+		}
+		switch {
+		case !ok:
+			e.unsettled = false // whoever owns the slot now settles it
+			e.forget()
+		case e.unsettled && e.group == nil && len(e.waiting) == 0:
+			e.handle(view{look: func(*Group) {}})
+		case time.Since(e.touched) >= idleFor:
+			e.forget()
+		}
+	})
+}
+
+// expireLoop looks for expired offsets: often in the groups in memory, seldom
+// in the others, which are read for it. The first scan also wakes the groups
+// that have members, so that their sessions end.
+func (c *Coordinator) expireLoop(ctx context.Context) {
+	var scanned time.Time
+	for ctx.Err() == nil {
+		cfg := c.o.Config()
+		if time.Since(scanned) >= cfg.OffsetsRetention/scansPer {
+			scanned = time.Now()
+			c.scan(ctx)
+		} else {
+			c.each(func(e *entry) { e.expire() })
+		}
+		t := time.NewTimer(max(cfg.OffsetsRetentionCheck, time.Second))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// scan visits all groups of the owned slots, one at a time.
+func (c *Coordinator) scan(ctx context.Context) {
+	for _, slot := range c.o.Slots() {
+		ids, err := c.groups(ctx, slot.Slot)
+		if err != nil {
+			c.o.Logger.Warn("list groups for expiry", "slot", slot.Slot, "error", err)
+			continue
+		}
+		for _, id := range ids {
+			c.view(ctx, id, func(*Group) {}) // loads it
+			if e, ok := c.enter(id); ok {
+				e.expire()
+				e.mu.Unlock()
+			}
+			if ctx.Err() != nil {
+				return
+			}
+		}
+	}
+}
+
+func (c *Coordinator) groups(ctx context.Context, slot kafka.Slot) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	ids, err := c.o.Catalog.Groups(ctx, slot)
+	for i := range ids {
+		ids[i] = groupID(ids[i])
+	}
+	return ids, err
+}

@@ -1,0 +1,174 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+)
+
+// The catalogue's keys are not empty, a group's id may be (of old simple
+// consumers): such an id, and one that could be taken for it, gets a NUL before it.
+func storeID(id string) string {
+	if id == "" || id[0] == 0 {
+		return "\x00" + id
+	}
+	return id
+}
+
+func groupID(stored string) string { return strings.TrimPrefix(stored, "\x00") }
+
+// load reads the group. A state written under another ownership, or with a
+// write of ours still on its way, is written first, which ends all other
+// writers; the offsets are read after that.
+func (e *entry) load() job {
+	cat, id, slot, unsettled := e.c.o.Catalog, storeID(e.id), e.slot, e.unsettled
+	return func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		item, g, from, err := read(ctx, cat, id)
+		wrote := false
+		if err == nil && g.created && (unsettled || from != fenceOf(slot)) {
+			wrote = true
+			item.Value = encode(g, fenceOf(slot))
+			if _, err = cat.SaveGroup(ctx, slot, item); err == nil {
+				item, g, _, err = read(ctx, cat, id)
+			}
+		}
+		return func() {
+			if err != nil {
+				e.fail("load group", err, unsettled || wrote)
+				return
+			}
+			e.install(item, g)
+		}
+	}
+}
+
+func read(ctx context.Context, cat *catalog.Catalog, id string) (catalog.GroupState, *Group, fence, error) {
+	item, offsets, err := cat.LoadGroup(ctx, id)
+	if err != nil || len(item.Value) == 0 {
+		return item, NewGroup(), fence{}, err
+	}
+	g, f, err := decode(item.Value)
+	if err != nil {
+		return item, nil, f, err
+	}
+	g.offsets = offsets
+	return item, g, f, nil
+}
+
+func (e *entry) install(item catalog.GroupState, g *Group) {
+	g.resume(time.Now())
+	e.group, e.item, e.unsettled = g, item, false
+	waiting := e.waiting
+	e.waiting = nil
+	for _, ev := range waiting {
+		e.step(ev)
+	}
+	e.arm()
+}
+
+// fail drops the group after an error; wrote: of a write, which may land yet.
+func (e *entry) fail(what string, err error, wrote bool) {
+	code := kafka.CoordinatorNotAvailable
+	switch {
+	case errors.Is(err, catalog.ErrFenced), errors.Is(err, context.Canceled):
+		code = kafka.NotCoordinator
+	case errors.Is(err, catalog.ErrTooLarge):
+		code = kafka.UnknownServerError
+	}
+	e.c.o.Logger.Warn(what, "group", e.id, "error", err)
+	e.unsettled = wrote
+	e.drop(code)
+}
+
+// owner returns the slot as it is now, if it is still owned as it was.
+func (e *entry) owner() catalog.Slot {
+	if slot, ok := e.c.o.Slot(e.id); ok && sameOwner(slot, e.slot) {
+		return slot
+	}
+	return e.slot
+}
+
+// save writes the state of now.
+func (e *entry) save() job {
+	cat, slot, item, version := e.c.o.Catalog, e.owner(), e.item, e.version
+	item.Value = encode(e.group, fenceOf(slot))
+	return func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		saved, err := cat.SaveGroup(ctx, slot, item)
+		return func() {
+			if err != nil {
+				e.fail("save group", err, true)
+				return
+			}
+			e.item, e.saved = saved, version
+			e.release(Saved, version)
+		}
+	}
+}
+
+// release gives the answers that waited for a version to be saved.
+func (e *entry) release(when When, version int64) {
+	e.held = slices.DeleteFunc(e.held, func(h held) bool {
+		ready := h.reply.When == when && h.version <= version
+		if ready {
+			e.answer(h.reply)
+		}
+		return ready
+	})
+}
+
+// write commits the offsets that have gathered, one commit at a time.
+func (e *entry) write() job {
+	cat, item, b := e.c.o.Catalog, e.item, e.batch
+	e.batch, e.writing = batch{}, true
+	e.writeAt = time.Now().Add(e.c.o.Config().OffsetsCommitInterval)
+	return func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		var err error
+		if len(b.set)+len(b.del) > 0 {
+			err = cat.CommitOffsets(ctx, item, b.set, slices.Collect(maps.Keys(b.del)))
+		}
+		return func() {
+			if err != nil {
+				e.fail("commit offsets", err, true)
+				return
+			}
+			e.writing = false
+			e.group.Applied(b.set, b.del)
+			for _, r := range b.replies {
+				e.answer(r)
+			}
+		}
+	}
+}
+
+// remove deletes the group, which then is as one that never was.
+func (e *entry) remove() job {
+	cat, slot, item := e.c.o.Catalog, e.owner(), e.item
+	return func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		var err error
+		if len(item.Value) > 0 {
+			err = cat.DeleteGroup(ctx, slot, item)
+		}
+		return func() {
+			if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+				e.fail("delete group", err, true)
+				return
+			}
+			e.release(Deleted, e.version)
+			e.drop(kafka.CoordinatorNotAvailable)
+		}
+	}
+}

@@ -129,6 +129,11 @@ func (b *Broker) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	first, err := b.begin(ctx)
+	if err != nil {
+		return err
+	}
+	b.manager.Store(first)
 	background := new(errgroup.Group)
 	run := func(name string, fn func(context.Context) error) {
 		background.Go(func() error {
@@ -145,7 +150,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("cold reader", b.cold.Run)
 	run("groups", groups.Run)
 	run("retention", b.retain)
-	err = b.sessions(ctx, inner, server)
+	err = b.sessions(ctx, inner, server, first)
 	cancel()
 	return errors.Join(err, background.Wait())
 }
@@ -157,31 +162,18 @@ func (b *Broker) registerer() prometheus.Registerer {
 	return b.o.Registry
 }
 
-// sessions holds one session after the other until ctx ends. The server
-// starts with the first.
-func (b *Broker) sessions(ctx, inner context.Context, server *api.Server) error {
-	serving := make(chan error, 1)
-	started := false
+// sessions holds one session after the other, beginning with manager, until
+// ctx ends and the server's answers have left.
+func (b *Broker) sessions(ctx, inner context.Context, server *api.Server, manager *slot.Manager) error {
+	ended, serving := make(chan error, 1), make(chan error, 1)
+	go func() { ended <- manager.Run(inner) }()
+	go func() { serving <- server.Serve(ctx, b.o.Listener) }()
+	if b.o.Ready != nil {
+		b.o.Ready(b.cluster.ID)
+	}
 	for {
-		manager, err := b.begin(ctx)
-		if err != nil {
-			if started {
-				return errors.Join(err, <-serving)
-			}
-			return err
-		}
-		b.manager.Store(manager)
-		ended := make(chan error, 1)
-		go func() { ended <- manager.Run(inner) }()
-		if !started {
-			started = true
-			go func() { serving <- server.Serve(ctx, b.o.Listener) }()
-			if b.o.Ready != nil {
-				b.o.Ready(b.cluster.ID)
-			}
-		}
 		select {
-		case err := <-serving: // ctx has ended and the answers have left, or the listener failed
+		case err := <-serving: // ctx has ended, or the listener failed
 			return errors.Join(err, b.leave(inner, manager), <-ended)
 		case err := <-ended:
 			if !errors.Is(err, wal.ErrFenced) {
@@ -189,11 +181,29 @@ func (b *Broker) sessions(ctx, inner context.Context, server *api.Server) error 
 			}
 			b.o.Logger.Warn("session was fenced: beginning a new one", "session", manager.Session().ID.Epoch)
 		}
+		next, err := b.rejoin(ctx)
+		if err != nil {
+			return <-serving // ctx has ended; nothing is left to leave
+		}
+		manager = next
+		b.manager.Store(manager)
+		go func() { ended <- manager.Run(inner) }()
+	}
+}
+
+// rejoin begins a session after one was fenced, and tries until ctx ends.
+func (b *Broker) rejoin(ctx context.Context) (*slot.Manager, error) {
+	for {
 		select {
 		case <-time.After(rejoinDelay):
 		case <-ctx.Done():
-			return <-serving
+			return nil, context.Cause(ctx)
 		}
+		m, err := b.begin(ctx)
+		if err == nil {
+			return m, nil
+		}
+		b.o.Logger.Warn("begin a new session", "err", err)
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -14,88 +12,89 @@ import (
 	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
-// Produce, versions 3 to 13; 0 to 2 are advertised for old librdkafka clients,
-// which look at the minimum to know about compression (KAFKA-18659).
+// Produce (0), versions 3 to 13; 0 to 2 are advertised for old librdkafka
+// clients, which look at the minimum to know about compression (KAFKA-18659).
 //
-//	v3  transactional id        v5  log start offset     v8  record errors
+//	v3  transactional id        v5  log start offset     v8  record errors (KIP-467)
 //	v9  flexible                v10 leader hints         v13 topic ids
 //
 // acks=0 is not answered; an error then closes the connection. acks=1 is
-// answered once appended, acks=all once durable.
+// answered once appended, acks=all once durable. There are no transactions, so
+// what belongs to one is refused with INVALID_TXN_STATE.
 
-// produced is one partition's append.
-type produced struct {
+// minProduceTimeout is given to acks=all whatever the client allows: with one
+// Kafka replica, any time is enough.
+const minProduceTimeout = time.Second
+
+// producing is one request under way. The reader appends, the answerer finishes.
+type producing struct {
+	s        *Server
+	req      *produceRequest
+	resp     wire.ProduceResponse
+	appended []appended
+	now      time.Time
+	// of the request's own timeout, from its arrival
+	cancel context.CancelFunc
+}
+
+// appended is a batch whose durability decides one partition's answer.
+type appended struct {
 	log  *partition.Log
-	last kafka.Offset // -1: nothing to wait for
+	last kafka.Offset
 	part *wire.ProducePartition
 }
 
 // produce appends, in order of arrival, and returns what waits and answers.
-func (s *Server) produce(ctx context.Context, r *request) func(hard, poll context.Context) reply {
-	req := r.msg.(*kmsg.ProduceRequest)
-	resp := &wire.ProduceResponse{Version: r.Version, CorrelationID: r.CorrelationID, Topics: make([]wire.ProduceTopic, len(req.Topics))}
-	var appended []produced
-	refuse := s.refuseProduce(ctx, req)
+func (s *Server) produce(ctx context.Context, r *request, req *produceRequest) func(work, poll context.Context) reply {
+	ctx, cancel := context.WithTimeout(ctx, max(time.Duration(req.timeoutMs)*time.Millisecond, minProduceTimeout))
+	p := &producing{s: s, req: req, now: time.Now(), cancel: cancel}
+	p.resp = wire.ProduceResponse{Version: r.Version, CorrelationID: r.CorrelationID, Topics: make([]wire.ProduceTopic, len(req.topics))}
+	refused := p.admit(ctx)
 	topics := s.o.Catalog.Topics()
-	for i := range req.Topics {
-		t := &req.Topics[i]
-		out := &resp.Topics[i]
-		out.Name, out.ID, out.Partitions = t.Topic, t.TopicID, make([]wire.ProducePartition, len(t.Partitions))
-		topic, missing := lookup(topics, r.Version >= 13, t.Topic, t.TopicID)
-		for j := range t.Partitions {
-			p := &out.Partitions[j]
-			*p = wire.ProducePartition{Partition: t.Partitions[j].Partition, BaseOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
-			switch {
-			case refuse != kafka.None:
-				p.Err = refuse
-			case topic == nil:
-				p.Err = missing
-			default:
-				if a := s.appendTo(topic, t.Partitions[j].Records, p); a.log != nil {
-					appended = append(appended, a)
-				}
+	for i := range req.topics {
+		t := &req.topics[i]
+		out := &p.resp.Topics[i]
+		out.Name, out.ID, out.Partitions = t.name, t.id, make([]wire.ProducePartition, len(t.parts))
+		topic, code := lookup(topics, r.Version >= 13, t.name, t.id)
+		if refused != kafka.None {
+			code = refused
+		}
+		for j := range t.parts {
+			row := &out.Partitions[j]
+			*row = wire.ProducePartition{Partition: t.parts[j].index, Err: code, BaseOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
+			if code == kafka.None {
+				p.append(topic, t.parts[j].records, row)
 			}
 		}
 	}
-	return func(hard, _ context.Context) reply { return s.finishProduce(hard, r, req, resp, appended) }
+	return func(_, _ context.Context) reply { return p.finish(ctx, r.conn) }
 }
 
-// refuseProduce returns the error of the request as a whole.
-func (s *Server) refuseProduce(ctx context.Context, req *kmsg.ProduceRequest) kafka.ErrorCode {
-	if req.Acks < -1 || req.Acks > 1 {
+// admit waits for room, and returns the error of the request as a whole.
+func (p *producing) admit(ctx context.Context) kafka.ErrorCode {
+	if p.req.acks < -1 || p.req.acks > 1 {
 		return kafka.InvalidRequiredAcks
 	}
-	if req.TransactionID != nil {
-		return kafka.InvalidTxnState // no transaction was ever begun here
+	if p.req.transactional {
+		return kafka.InvalidTxnState
 	}
 	n := 0
-	for i := range req.Topics {
-		for j := range req.Topics[i].Partitions {
-			n += len(req.Topics[i].Partitions[j].Records)
+	for i := range p.req.topics {
+		for _, part := range p.req.topics[i].parts {
+			n += len(part.records)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, produceTimeout(req.TimeoutMillis))
-	defer cancel()
-	if err := s.o.Admit(ctx, n); err != nil {
-		return admitCode(err)
-	}
-	return kafka.None
-}
-
-// admitCode turns a refusal into a retriable error.
-func admitCode(err error) kafka.ErrorCode {
+	err := p.s.o.Admit(ctx, n)
 	var code kafka.ErrorCode
-	if errors.As(err, &code) {
+	switch {
+	case err == nil:
+		return kafka.None
+	case errors.As(err, &code):
 		return code
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	case errors.Is(err, context.DeadlineExceeded):
 		return kafka.RequestTimedOut
 	}
-	return kafka.NotLeaderOrFollower
-}
-
-func produceTimeout(ms int32) time.Duration {
-	return time.Duration(max(ms, 1)) * time.Millisecond
+	return kafka.NotLeaderOrFollower // the session is over; another one follows
 }
 
 // lookup finds a topic by id or by name, or the error for a missing one.
@@ -123,88 +122,86 @@ func (s *Server) log(t *catalog.Topic, p int32) (*partition.Log, kafka.ErrorCode
 	return nil, kafka.NotLeaderOrFollower
 }
 
-// appendTo validates and appends one partition's batch, and fills in its answer.
-func (s *Server) appendTo(t *catalog.Topic, records []byte, p *wire.ProducePartition) produced {
-	l, code := s.log(t, p.Partition)
-	if code != kafka.None {
-		p.Err = code
-		return produced{}
+// append validates and appends one partition's batch, and fills in its answer.
+func (p *producing) append(t *catalog.Topic, records []byte, row *wire.ProducePartition) {
+	l, code := p.s.log(t, row.Partition)
+	if row.Err = code; code != kafka.None {
+		return
 	}
 	cfg := l.Config()
 	batch, h, at, err := record.ValidateProduce(records, record.Rules{
-		Topic: t.Name, Partition: p.Partition, Compacted: cfg.Compact, MaxMessageBytes: cfg.MaxMessageBytes,
+		Topic: t.Name, Partition: row.Partition, Compacted: cfg.Compact, MaxMessageBytes: cfg.MaxMessageBytes,
 		LogAppendTime: cfg.LogAppendTime, BeforeMaxMs: cfg.TimestampBeforeMaxMs, AfterMaxMs: cfg.TimestampAfterMaxMs,
-		Compression: cfg.Compression, Now: time.Now(),
+		Compression: cfg.Compression, Now: p.now,
 	})
 	if err != nil {
-		refused(p, l, err)
-		return produced{}
+		refuseBatch(row, l, err)
+		return
 	}
 	if h.Transactional() {
-		p.Err = kafka.InvalidTxnState
-		return produced{}
+		row.Err = kafka.InvalidTxnState
+		return
 	}
 	a, err := l.Append(batch, h)
 	if err != nil {
-		p.Err = codeOf(err)
-		if staysInLog(p.Err) {
-			p.LogStartOffset = l.Offsets().LogStart
+		if row.Err = codeOf(err); fromLog(row.Err) {
+			row.LogStartOffset = a.LogStart
 		}
-		return produced{}
+		return
 	}
-	p.BaseOffset, p.LogAppendTime, p.LogStartOffset = a.Base, max(at, a.Timestamp), a.LogStart
-	s.metrics.messages.Add(float64(h.NumRecords))
-	s.metrics.produced.Add(float64(h.Size()))
-	return produced{l, a.Last, p}
+	row.BaseOffset, row.LogAppendTime, row.LogStartOffset = a.Base, max(at, a.Timestamp), a.LogStart
+	p.appended = append(p.appended, appended{l, a.Last, row})
+	if !a.Duplicate {
+		p.s.metrics.messages.Add(float64(h.NumRecords))
+		p.s.metrics.produced.Add(float64(h.Size()))
+	}
 }
 
-// staysInLog tells the errors that a partition's log gave, after which Kafka
-// answers with its start offset.
-func staysInLog(c kafka.ErrorCode) bool {
+// fromLog tells the errors of a log's own checks, with which Kafka answers the
+// log's start offset.
+func fromLog(c kafka.ErrorCode) bool {
 	return c == kafka.OutOfOrderSequenceNumber || c == kafka.InvalidProducerEpoch || c == kafka.InvalidTxnState
 }
 
-func refused(p *wire.ProducePartition, l *partition.Log, err error) {
+// refuseBatch fills in the answer for a batch that was not taken.
+func refuseBatch(row *wire.ProducePartition, l *partition.Log, err error) {
 	var inv *record.Invalid
 	if !errors.As(err, &inv) {
-		p.Err = codeOf(err)
+		row.Err = codeOf(err)
 		return
 	}
-	p.Err, p.Message = inv.Code, inv.Message
+	row.Err, row.Message = inv.Code, inv.Message
 	if inv.Reached {
-		p.LogStartOffset = l.Offsets().LogStart
+		row.LogStartOffset = l.Offsets().LogStart
 	}
 	for _, r := range inv.Records {
-		p.Records = append(p.Records, wire.RecordError{Index: r.Index, Message: r.Message})
+		row.Records = append(row.Records, wire.RecordError{Index: r.Index, Message: r.Message})
 	}
 }
 
-// finishProduce waits as acks says and makes the answer.
-func (s *Server) finishProduce(ctx context.Context, r *request, req *kmsg.ProduceRequest, resp *wire.ProduceResponse, appended []produced) reply {
-	if req.Acks == -1 && len(appended) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, produceTimeout(req.TimeoutMillis))
-		defer cancel()
-		for _, a := range appended {
+// finish waits as acks says and makes the answer.
+func (p *producing) finish(ctx context.Context, c *conn) reply {
+	defer p.cancel()
+	if p.req.acks == -1 {
+		for _, a := range p.appended {
 			if err := a.log.AwaitDurable(ctx, a.last); err != nil {
 				a.part.Err, a.part.BaseOffset, a.part.LogAppendTime, a.part.LogStartOffset = codeOf(err), -1, -1, -1
 			}
 		}
 	}
-	failed := s.countFailed(resp)
-	if req.Acks == 0 {
+	failed := p.countFailed()
+	if p.req.acks == 0 {
 		return reply{close: failed}
 	}
-	c := r.conn
-	c.scratch = resp.AppendTo(c.scratch[:0])
-	return reply{bufs: append(c.bufs[:0], c.scratch)}
+	return reply{bufs: append(c.bufs[:0], c.keep(p.resp.AppendTo(c.scratch[:0])))}
 }
 
-func (s *Server) countFailed(resp *wire.ProduceResponse) (failed bool) {
-	for i := range resp.Topics {
-		for j := range resp.Topics[i].Partitions {
-			if code := resp.Topics[i].Partitions[j].Err; code != kafka.None {
+func (p *producing) countFailed() (failed bool) {
+	for i := range p.resp.Topics {
+		for j := range p.resp.Topics[i].Partitions {
+			if code := p.resp.Topics[i].Partitions[j].Err; code != kafka.None {
 				failed = true
-				s.metrics.failed.WithLabelValues("Produce", code.Error()).Inc()
+				p.s.metrics.failed.WithLabelValues("Produce", code.Error()).Inc()
 			}
 		}
 	}

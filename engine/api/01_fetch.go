@@ -13,7 +13,7 @@ import (
 	"github.com/varvelog/varve/tiering/objcache"
 )
 
-// Fetch, versions 4 to 18.
+// Fetch (1), versions 4 to 18.
 //
 //	v5  log start offset     v7  sessions (KIP-227)     v9 leader epochs (KIP-320)
 //	v11 rack                 v12 flexible               v13 topic ids
@@ -25,11 +25,10 @@ import (
 // fetchPart is a partition that a fetch asks for.
 type fetchPart struct {
 	key     fetchKey
-	name    string
 	from    kafka.Offset
 	max     int32
-	epoch   int32 // the leader epoch that the client knows; -1: none
-	session *sessionPart
+	epoch   int32        // the leader epoch that the client knows; -1: none
+	session *sessionPart // nil: no session
 }
 
 // fetchKey names a partition as the client does: by id from version 13, by
@@ -40,88 +39,83 @@ type fetchKey struct {
 	partition int32
 }
 
-func (s *Server) fetch(poll context.Context, r *request) reply {
-	req := r.msg.(*kmsg.FetchRequest)
-	resp := &wire.FetchResponse{Version: r.Version, CorrelationID: r.CorrelationID}
-	session, parts, code := s.sessions.begin(req)
-	if code != kafka.None {
-		resp.Err = code
-		return s.fetched(r, resp, nil)
-	}
-	if session != nil {
-		defer session.mu.Unlock()
-		resp.SessionID = session.id
-	}
-	arena := objcache.NewArena()
-	f := fetching{s: s, req: req, version: r.Version, parts: parts, arena: arena, rows: make([]wire.FetchPartition, len(parts))}
-	f.run(poll)
-	resp.Topics = f.topics(session)
-	return s.fetched(r, resp, arena)
-}
-
-func (s *Server) fetched(r *request, resp *wire.FetchResponse, arena *objcache.Arena) reply {
-	c := r.conn
-	out := reply{}
-	out.bufs, c.scratch = resp.AppendTo(c.bufs[:0], c.scratch)
-	if arena != nil {
-		out.release = arena.Release
-	}
-	return out
-}
-
 // fetching is one fetch under way.
 type fetching struct {
 	s       *Server
 	req     *kmsg.FetchRequest
-	version int16
+	session sessionUse
 	parts   []fetchPart
+	logs    []*partition.Log      // of parts; nil for an error
+	rows    []wire.FetchPartition // of parts
 	arena   *objcache.Arena
-	rows    []wire.FetchPartition
-	logs    []*partition.Log // of parts; nil for an error
+}
+
+func (s *Server) fetch(work, poll context.Context, r *request) reply {
+	req := r.msg.(*kmsg.FetchRequest)
+	resp := &wire.FetchResponse{Version: r.Version, CorrelationID: r.CorrelationID}
+	f := fetching{s: s, req: req, arena: objcache.NewArena()}
+	f.session, f.parts, resp.Err = s.sessions.begin(req)
+	if resp.Err == kafka.None {
+		f.run(work, poll)
+		resp.Topics, resp.Err = f.topics()
+	}
+	if resp.Err == kafka.None {
+		resp.SessionID = f.session.id()
+	}
+	return reply{bufs: r.conn.frames(resp), release: f.arena.Release}
 }
 
 // run reads until there is enough, an error, or no more time.
-func (f *fetching) run(ctx context.Context) {
-	f.resolve()
-	deadline := time.NewTimer(time.Duration(max(f.req.MaxWaitMillis, 0)) * time.Millisecond)
+func (f *fetching) run(work, poll context.Context) {
+	f.rows = make([]wire.FetchPartition, len(f.parts))
+	n, done := int64(0), !f.resolve()
+	if !done {
+		n, done = f.read(work)
+	}
+	if !done && n < int64(f.req.MinBytes) && f.req.MaxWaitMillis > 0 {
+		n = f.wait(work, poll)
+	}
+	f.s.metrics.fetched.Add(float64(n))
+}
+
+// wait reads again whenever a partition changes.
+func (f *fetching) wait(work, poll context.Context) int64 {
+	deadline := time.NewTimer(time.Duration(f.req.MaxWaitMillis) * time.Millisecond)
 	defer deadline.Stop()
 	for {
-		signals := f.signals()
-		n, done := f.read(ctx)
-		if done || n >= int64(f.req.MinBytes) || f.req.MaxWaitMillis <= 0 {
-			f.s.metrics.fetched.Add(float64(n))
-			return
-		}
-		if !await(ctx, deadline, signals) {
-			f.s.metrics.fetched.Add(float64(n))
-			return
-		}
+		signals := f.signals() // taken before the read, so that nothing is missed
 		f.arena.Release()
+		n, done := f.read(work)
+		if done || n >= int64(f.req.MinBytes) || !await(poll, deadline, signals) {
+			return n
+		}
 	}
 }
 
-// resolve finds the logs.
-func (f *fetching) resolve() {
+// resolve finds the logs; false: there is nothing to wait for.
+func (f *fetching) resolve() bool {
 	topics := f.s.o.Catalog.Topics()
 	f.logs = make([]*partition.Log, len(f.parts))
+	good := 0
 	for i := range f.parts {
 		p := &f.parts[i]
-		t, code := lookup(topics, f.version >= 13, p.key.name, p.key.id)
+		t, code := lookup(topics, f.req.Version >= 13, p.key.name, p.key.id)
 		if code == kafka.None {
-			p.name = t.Name
 			f.logs[i], code = f.s.log(t, p.key.partition)
 		}
-		if code == kafka.None && p.epoch >= 0 {
+		if code == kafka.None {
 			code = checkEpoch(p.epoch, f.logs[i].Epoch())
 		}
-		f.rows[i] = failedRow(p.key.partition, code)
-		if code != kafka.None {
-			f.logs[i] = nil
-			if code == kafka.UnknownTopicOrPartition || code == kafka.UnknownTopicID {
-				f.rows[i].Aborted = []wire.Aborted{}
-			}
+		if code == kafka.None {
+			good++
+			continue
+		}
+		f.logs[i], f.rows[i] = nil, f.failed(p, code)
+		if code == kafka.UnknownTopicOrPartition || code == kafka.UnknownTopicID {
+			f.rows[i].Aborted = []wire.Aborted{} // as Kafka
 		}
 	}
+	return good > 0
 }
 
 // checkEpoch compares a client's leader epoch with the partition's (KIP-320).
@@ -135,52 +129,57 @@ func checkEpoch(theirs int32, ours kafka.LeaderEpoch) kafka.ErrorCode {
 	return kafka.None
 }
 
-func failedRow(p int32, code kafka.ErrorCode) wire.FetchPartition {
-	return wire.FetchPartition{Partition: p, Err: code, HighWatermark: -1, LastStableOffset: -1, LogStartOffset: -1, PreferredReadReplica: -1}
+func (f *fetching) failed(p *fetchPart, code kafka.ErrorCode) wire.FetchPartition {
+	f.s.metrics.failed.WithLabelValues("Fetch", code.Error()).Inc()
+	return wire.FetchPartition{Partition: p.key.partition, Err: code, HighWatermark: -1, LastStableOffset: -1, LogStartOffset: -1, PreferredReadReplica: -1}
 }
 
-// read reads all partitions once. done means that waiting would be wrong.
+// read reads all partitions once. done means that waiting would be wrong: one
+// of them has an error.
 func (f *fetching) read(ctx context.Context) (n int64, done bool) {
-	left := int64(f.s.o.Config().FetchMaxBytes)
-	if f.req.MaxBytes > 0 { // 0 bytes are meant as no limit by old clients
-		left = min(left, int64(f.req.MaxBytes))
-	}
-	iso := kafka.Isolation(f.req.IsolationLevel)
+	left := int64(min(int(max(f.req.MaxBytes, 0)), f.s.o.Config().FetchMaxBytes))
 	for i, l := range f.logs {
 		if l == nil {
-			done = done || f.rows[i].Err != kafka.None
-			continue
-		}
-		p := &f.parts[i]
-		limit := min(left, int64(p.max))
-		if n > 0 && limit <= 0 {
-			f.rows[i] = f.watermarks(l, p.key.partition, iso)
-			continue
-		}
-		row, err := f.readOne(ctx, l, p, max(int(limit), 0), iso)
-		if err != nil {
-			row = failedRow(p.key.partition, codeOf(err))
-			f.s.metrics.failed.WithLabelValues("Fetch", row.Err.Error()).Inc()
 			done = true
+			continue
 		}
-		var got int64
-		for _, b := range row.Records {
-			got += int64(len(b))
-		}
-		if n > 0 && got > limit { // only the first batch of all may pass the limits
-			row.Records, got = nil, 0
-		}
-		f.rows[i] = row
+		limit := min(left, int64(max(f.parts[i].max, 0)))
+		got, ok := f.readOne(ctx, i, limit, n == 0)
+		done = done || !ok
 		n, left = n+got, left-got
 	}
 	return n, done
 }
 
-func (f *fetching) readOne(ctx context.Context, l *partition.Log, p *fetchPart, limit int, iso kafka.Isolation) (wire.FetchPartition, error) {
-	res, err := l.Read(ctx, p.from, limit, iso, f.arena)
-	if err != nil {
-		return wire.FetchPartition{}, err
+// readOne fills in one partition's row. Only the first batch of a response
+// may be larger than the limit.
+func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) (got int64, ok bool) {
+	p, l, iso := &f.parts[i], f.logs[i], kafka.Isolation(f.req.IsolationLevel)
+	if limit <= 0 && !first {
+		o := l.Offsets()
+		if p.from < o.LogStart || p.from > o.Next {
+			f.rows[i] = f.failed(p, kafka.OffsetOutOfRange)
+			return 0, false
+		}
+		f.rows[i] = row(p, partition.Result{HighWatermark: o.HighWatermark, LastStable: o.LastStable, LogStart: o.LogStart}, iso)
+		return 0, true
 	}
+	res, err := l.Read(ctx, p.from, int(limit), iso, f.arena)
+	if err != nil {
+		f.rows[i] = f.failed(p, codeOf(err))
+		return 0, false
+	}
+	for _, b := range res.Bufs {
+		got += int64(len(b))
+	}
+	if !first && got > limit {
+		res.Bufs, res.Aborted, got = nil, nil, 0
+	}
+	f.rows[i] = row(p, res, iso)
+	return got, true
+}
+
+func row(p *fetchPart, res partition.Result, iso kafka.Isolation) wire.FetchPartition {
 	row := wire.FetchPartition{
 		Partition: p.key.partition, HighWatermark: res.HighWatermark, LastStableOffset: res.LastStable, LogStartOffset: res.LogStart,
 		PreferredReadReplica: -1, Records: res.Bufs,
@@ -191,24 +190,11 @@ func (f *fetching) readOne(ctx context.Context, l *partition.Log, p *fetchPart, 
 			row.Aborted[i] = wire.Aborted{ProducerID: a.ProducerID, FirstOffset: a.FirstOffset}
 		}
 	}
-	return row, nil
-}
-
-func (f *fetching) watermarks(l *partition.Log, p int32, iso kafka.Isolation) wire.FetchPartition {
-	o := l.Offsets()
-	row := wire.FetchPartition{Partition: p, HighWatermark: o.HighWatermark, LastStableOffset: o.LastStable, LogStartOffset: o.LogStart, PreferredReadReplica: -1}
-	if iso == kafka.ReadCommitted {
-		row.Aborted = []wire.Aborted{}
-	}
 	return row
 }
 
-// signals returns what tells that a partition has changed. They are taken
-// before the read, so that nothing is missed.
+// signals returns what tells that a partition has changed.
 func (f *fetching) signals() []<-chan struct{} {
-	if f.req.MaxWaitMillis <= 0 {
-		return nil
-	}
 	all := make([]<-chan struct{}, 0, len(f.logs))
 	for _, l := range f.logs {
 		if l != nil {
@@ -218,26 +204,27 @@ func (f *fetching) signals() []<-chan struct{} {
 	return all
 }
 
+// maxSignals is how many partitions one fetch waits for; reflect.Select takes
+// 65,536 cases. The others are read when one of these changes, or at max.wait.
+const maxSignals = 60_000
+
 // await waits for a signal; false means that the time or the connection is over.
 func await(ctx context.Context, deadline *time.Timer, signals []<-chan struct{}) bool {
-	if len(signals) <= 1 {
-		var one <-chan struct{}
-		if len(signals) == 1 {
-			one = signals[0]
-		}
+	if len(signals) == 1 {
 		select {
-		case <-one:
+		case <-signals[0]:
 			return true
 		case <-deadline.C:
 		case <-ctx.Done():
 		}
 		return false
 	}
+	signals = signals[:min(len(signals), maxSignals)]
 	cases := make([]reflect.SelectCase, 0, len(signals)+2)
 	cases = append(cases,
 		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(deadline.C)},
 		reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())})
-	for _, ch := range signals[:min(len(signals), 60_000)] { // reflect.Select takes 65,536
+	for _, ch := range signals {
 		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)})
 	}
 	chosen, _, _ := reflect.Select(cases)
@@ -246,22 +233,23 @@ func await(ctx context.Context, deadline *time.Timer, signals []<-chan struct{})
 
 // topics groups the rows by topic, in the order asked for. In an incremental
 // session only what changed is in it.
-func (f *fetching) topics(session *fetchSession) []wire.FetchTopic {
+func (f *fetching) topics() ([]wire.FetchTopic, kafka.ErrorCode) {
+	tell, code := f.session.finish(f.parts, f.rows)
+	if code != kafka.None {
+		return nil, code
+	}
 	var out []wire.FetchTopic
 	for i := range f.parts {
-		p, row := &f.parts[i], &f.rows[i]
-		if session != nil && p.session != nil {
-			changed := p.session.update(row)
-			if session.incremental && !changed {
-				continue
-			}
+		if tell != nil && !tell[i] {
+			continue
 		}
+		key := &f.parts[i].key
 		n := len(out)
-		if n == 0 || out[n-1].Name != p.key.name || out[n-1].ID != p.key.id {
-			out = append(out, wire.FetchTopic{Name: p.key.name, ID: p.key.id})
+		if n == 0 || out[n-1].Name != key.name || out[n-1].ID != key.id {
+			out = append(out, wire.FetchTopic{Name: key.name, ID: key.id})
 			n++
 		}
-		out[n-1].Partitions = append(out[n-1].Partitions, *row)
+		out[n-1].Partitions = append(out[n-1].Partitions, f.rows[i])
 	}
-	return out
+	return out, kafka.None
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// Metadata, versions 0 to 13.
+// Metadata (3), versions 0 to 13.
 //
 //	v1 controller, null = all topics   v4 auto creation switch   v7 leader epochs   v9 flexible
 //	v10 topic ids   v12 topics by id   v13 top-level error
@@ -76,6 +76,8 @@ func (s *Server) topicMetadata(ctx context.Context, topics *catalog.Topics, req 
 
 // autoCreate creates a topic with the defaults.
 func (s *Server) autoCreate(ctx context.Context, name string) kafka.ErrorCode {
+	ctx, cancel := adminTimeout(ctx, 0)
+	defer cancel()
 	cfg := s.o.Config()
 	err := s.create(ctx, catalog.Topic{Name: name, Partitions: cfg.NumPartitions, ReplicationFactor: cfg.DefaultReplicationFactor})
 	var collision *catalog.CollisionError

@@ -8,9 +8,14 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// ApiVersions, versions 0 to 4; v3 has the client's name and version (KIP-511).
-// The response's header is always version 0. A version that is not known is
-// answered in version 0 with UNSUPPORTED_VERSION and the row of this key alone.
+// maxAPIVersions is the highest version of ApiVersions.
+const maxAPIVersions = 4
+
+// ApiVersions (18), versions 0 to 4; v3 has the client's name and version
+// (KIP-511). The response's header is always version 0. A version that is not
+// known is answered in version 0 with UNSUPPORTED_VERSION and the row of this
+// key alone. No features are told: there are neither transactions (KIP-890) nor the
+// newer group protocols.
 func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.ApiVersionsRequest)
 	resp := req.ResponseKind().(*kmsg.ApiVersionsResponse)
@@ -18,22 +23,21 @@ func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 		resp.ErrorCode = int16(kafka.InvalidRequest)
 		return resp
 	}
-	for _, a := range s.table {
+	for i := range s.table {
+		a := &s.table[i]
 		k := kmsg.NewApiVersionsResponseApiKey()
-		k.ApiKey, k.MinVersion, k.MaxVersion = a.key, a.min, a.max
-		if k.ApiKey == keyProduce {
-			k.MinVersion = 0 // see Produce
-		}
+		k.ApiKey, k.MinVersion, k.MaxVersion = a.key, a.advertised(), a.max
 		resp.ApiKeys = append(resp.ApiKeys, k)
 	}
 	return resp
 }
 
+// unsupportedAPIVersions is the answer to a version that is not known.
 func unsupportedAPIVersions() kmsg.Response {
 	resp := kmsg.NewPtrApiVersionsResponse()
 	resp.ErrorCode = int16(kafka.UnsupportedVersion)
 	k := kmsg.NewApiVersionsResponseApiKey()
-	k.ApiKey, k.MinVersion, k.MaxVersion = keyAPIVersions, 0, 4
+	k.ApiKey, k.MinVersion, k.MaxVersion = keyAPIVersions, 0, maxAPIVersions
 	resp.ApiKeys = append(resp.ApiKeys, k)
 	return resp
 }

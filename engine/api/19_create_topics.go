@@ -55,7 +55,7 @@ func adminTimeout(ctx context.Context, ms int32) (context.Context, context.Cance
 	return context.WithTimeout(ctx, d)
 }
 
-// CreateTopics, versions 2 to 7; v4 -1 for the defaults, v5 flexible and effective
+// CreateTopics (19), versions 2 to 7; v4 -1 for the defaults, v5 flexible and effective
 // configs in the answer, v7 topic ids. It answers when this broker serves the topic.
 func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.CreateTopicsRequest)
@@ -70,22 +70,26 @@ func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
 		t := &req.Topics[i]
 		row := kmsg.NewCreateTopicsResponseTopic()
 		row.Topic, row.NumPartitions, row.ReplicationFactor = t.Topic, -1, -1
-		err := s.createOne(ctx, req, t, seen[t.Topic] > 1, &row)
-		row.ErrorCode, row.ErrorMessage = told(err)
+		switch {
+		case seen[t.Topic] < 0: // was answered
+			continue
+		case seen[t.Topic] > 1:
+			row.ErrorCode, row.ErrorMessage = told(refuse(kafka.InvalidRequest, "Duplicate topic name."))
+		default:
+			row.ErrorCode, row.ErrorMessage = told(s.createOne(ctx, t, &row, req.ValidateOnly))
+		}
+		seen[t.Topic] = -1
 		resp.Topics = append(resp.Topics, row)
 	}
 	return resp
 }
 
-func (s *Server) createOne(ctx context.Context, req *kmsg.CreateTopicsRequest, t *kmsg.CreateTopicsRequestTopic, twice bool, row *kmsg.CreateTopicsResponseTopic) error {
-	if twice {
-		return refuse(kafka.InvalidRequest, "Duplicate topic name.")
-	}
+func (s *Server) createOne(ctx context.Context, t *kmsg.CreateTopicsRequestTopic, row *kmsg.CreateTopicsResponseTopic, dry bool) error {
 	topic, err := s.planTopic(t)
 	if err != nil {
 		return err
 	}
-	if req.ValidateOnly {
+	if dry {
 		topic.ID = kafka.TopicID{}
 	} else if err := s.createPlanned(ctx, topic); err != nil {
 		return err
@@ -101,7 +105,6 @@ func (s *Server) createOne(ctx context.Context, req *kmsg.CreateTopicsRequest, t
 
 // planTopic checks a request for a topic and fills in the defaults.
 func (s *Server) planTopic(t *kmsg.CreateTopicsRequestTopic) (catalog.Topic, error) {
-	cfg := s.o.Config()
 	topic := catalog.Topic{Name: t.Topic, Partitions: t.NumPartitions, ReplicationFactor: t.ReplicationFactor, Configs: map[string]string{}}
 	if bad := badTopicName(t.Topic); bad != "" {
 		return topic, refuse(kafka.InvalidTopicException, "%s", bad)
@@ -113,37 +116,79 @@ func (s *Server) planTopic(t *kmsg.CreateTopicsRequestTopic) (catalog.Topic, err
 		return topic, collides(t.Topic, with)
 	}
 	if len(t.ReplicaAssignment) > 0 {
-		if t.NumPartitions != -1 || t.ReplicationFactor != -1 {
-			return topic, refuse(kafka.InvalidRequest, "Both numPartitions or replicationFactor and replicasAssignments were set. Both cannot be used at the same time.")
+		if err := s.checkAssignment(t); err != nil {
+			return topic, err
 		}
 		topic.Partitions, topic.ReplicationFactor = int32(len(t.ReplicaAssignment)), int16(len(t.ReplicaAssignment[0].Replicas))
 	}
-	if topic.Partitions == -1 {
-		topic.Partitions = cfg.NumPartitions
-	}
-	if topic.ReplicationFactor == -1 {
-		topic.ReplicationFactor = cfg.DefaultReplicationFactor
-	}
-	switch {
-	case topic.Partitions <= 0:
-		return topic, refuse(kafka.InvalidPartitions, "Number of partitions was set to an invalid non-positive value.")
-	case topic.Partitions > maxPartitions:
-		return topic, refuse(kafka.InvalidPartitions, "Number of partitions is larger than %d.", maxPartitions)
-	case topic.ReplicationFactor <= 0:
-		return topic, refuse(kafka.InvalidReplicationFactor, "Replication factor must be larger than 0, or -1 to use the default value.")
-	case topic.ReplicationFactor > maxReplication:
-		return topic, refuse(kafka.InvalidReplicationFactor, "Unable to replicate the partition %d time(s): The target replication factor of %d cannot be reached because only 1 broker(s) are registered or some brokers have all their log directories cordoned.", topic.ReplicationFactor, topic.ReplicationFactor)
+	if err := s.sizeTopic(&topic); err != nil {
+		return topic, err
 	}
 	for _, c := range t.Configs {
-		if c.Value != nil {
-			topic.Configs[c.Name] = *c.Value
+		if c.Value == nil {
+			return topic, refuse(kafka.InvalidConfig, "Null value not supported for topic configs: %s", c.Name)
 		}
+		topic.Configs[c.Name] = *c.Value
 	}
 	if err := config.ValidateTopic(topic.Configs); err != nil {
 		return topic, refuse(kafka.InvalidConfig, "%s", err.Error())
 	}
 	rand.Read(topic.ID[:])
 	return topic, nil
+}
+
+// sizeTopic fills in and checks the number of partitions and replicas.
+func (s *Server) sizeTopic(t *catalog.Topic) error {
+	cfg := s.o.Config()
+	if t.Partitions == -1 {
+		t.Partitions = cfg.NumPartitions
+	}
+	if t.ReplicationFactor == -1 {
+		t.ReplicationFactor = cfg.DefaultReplicationFactor
+	}
+	switch {
+	case t.Partitions <= 0:
+		return refuse(kafka.InvalidPartitions, "Number of partitions was set to an invalid non-positive value.")
+	case t.Partitions > maxPartitions:
+		return refuse(kafka.InvalidPartitions, "Number of partitions is larger than %d.", maxPartitions)
+	case t.ReplicationFactor <= 0:
+		return refuse(kafka.InvalidReplicationFactor, "Replication factor must be larger than 0, or -1 to use the default value.")
+	case t.ReplicationFactor > maxReplication:
+		return refuse(kafka.InvalidReplicationFactor, "Unable to replicate the partition %d time(s): The target replication factor of %d cannot be reached because only 1 broker(s) are registered or some brokers have all their log directories cordoned.", t.ReplicationFactor, t.ReplicationFactor)
+	}
+	return nil
+}
+
+// checkAssignment checks a manual assignment of replicas, which says no more
+// than how many there are to be.
+func (s *Server) checkAssignment(t *kmsg.CreateTopicsRequestTopic) error {
+	if t.NumPartitions != -1 {
+		return refuse(kafka.InvalidRequest, "A manual partition assignment was specified, but numPartitions was not set to -1.")
+	}
+	if t.ReplicationFactor != -1 {
+		return refuse(kafka.InvalidRequest, "A manual partition assignment was specified, but replication factor was not set to -1.")
+	}
+	seen := make(map[int32]bool, len(t.ReplicaAssignment))
+	for _, p := range t.ReplicaAssignment {
+		if seen[p.Partition] {
+			return refuse(kafka.InvalidReplicaAssignment, "Found multiple manual partition assignments for partition %d", p.Partition)
+		}
+		if seen[p.Partition] = true; p.Partition < 0 || int(p.Partition) >= len(t.ReplicaAssignment) {
+			return refuse(kafka.InvalidReplicaAssignment, "partitions should be a consecutive 0-based integer sequence")
+		}
+		if len(p.Replicas) == 0 {
+			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes an empty replica list.")
+		}
+		for _, id := range p.Replicas {
+			if id != s.o.Self.ID {
+				return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes broker %d, but no such broker is registered.", id)
+			}
+		}
+		if len(p.Replicas) > 1 {
+			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes the broker %d more than once.", p.Replicas[0])
+		}
+	}
+	return nil
 }
 
 func collides(name, with string) error {

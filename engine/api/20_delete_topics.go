@@ -10,7 +10,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// DeleteTopics, versions 1 to 6; v4 flexible, v5 messages, v6 by name or id.
+// DeleteTopics (20), versions 1 to 6; v4 flexible, v5 messages, v6 by name or id.
 // The records are unreachable when it answers; their objects go later.
 func (s *Server) deleteTopics(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DeleteTopicsRequest)
@@ -35,6 +35,9 @@ func (s *Server) deleteTopics(ctx context.Context, r *request) kmsg.Response {
 func (s *Server) deleteOne(ctx context.Context, row *kmsg.DeleteTopicsResponseTopic) error {
 	if !s.o.Config().DeleteTopicEnable {
 		return refuse(kafka.TopicDeletionDisabled, "Topic deletion is disabled.")
+	}
+	if row.Topic == nil && row.TopicID == (kafka.TopicID{}) {
+		return refuse(kafka.InvalidRequest, "Neither topic name nor id were specified.")
 	}
 	snapshot := s.o.Catalog.Topics()
 	var t *catalog.Topic

@@ -8,7 +8,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// DeleteRecords, versions 0 to 2 (KIP-107). Offset -1 is the high watermark.
+// DeleteRecords (21), versions 0 to 2 (KIP-107); v2 flexible. Offset -1 is the high watermark.
 // It answers when the new log start offset is durable.
 func (s *Server) deleteRecords(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DeleteRecordsRequest)
@@ -40,6 +40,9 @@ func (s *Server) deleteBefore(ctx context.Context, id kafka.TopicID, p int32, of
 	l, ok := s.o.Logs.Get(kafka.TopicPartition{Topic: id, Partition: p})
 	if !ok {
 		return -1, kafka.UnknownTopicOrPartition
+	}
+	if cfg := l.Config(); cfg.Compact && !cfg.Delete {
+		return -1, kafka.PolicyViolation
 	}
 	o := l.Offsets()
 	if off == -1 {

@@ -45,7 +45,7 @@ func (p *producerIDs) reserved(first, n int64) {
 	p.refill = nil
 }
 
-// InitProducerId, versions 0 to 5 (KIP-98, KIP-360): a new producer id with
+// InitProducerId (22), versions 0 to 5 (KIP-98, KIP-360): a new producer id with
 // epoch 0 for an idempotent producer. Transactional ids are refused.
 func (s *Server) initProducerID(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.InitProducerIDRequest)

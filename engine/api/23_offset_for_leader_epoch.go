@@ -8,7 +8,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// OffsetForLeaderEpoch, versions 2 to 4 (KIP-101, KIP-320): where an epoch of a
+// OffsetForLeaderEpoch (23), versions 2 to 4 (KIP-101, KIP-320): where an epoch of a
 // partition ended.
 func (s *Server) offsetForLeaderEpoch(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.OffsetForLeaderEpochRequest)

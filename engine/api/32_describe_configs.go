@@ -11,7 +11,8 @@ import (
 	"github.com/varvelog/varve/internal/kafka/config"
 )
 
-// DescribeConfigs, versions 1 to 4 (KIP-226, KIP-569): topics and brokers.
+// DescribeConfigs (32), versions 1 to 4: topics and brokers; v1 sources and
+// synonyms (KIP-226), v3 types and documentation (KIP-569), v4 flexible.
 func (s *Server) describeConfigs(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeConfigsRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
@@ -43,18 +44,24 @@ func (s *Server) entries(kind kmsg.ConfigResourceType, name string) ([]config.En
 		}
 		return config.DescribeTopic(s.o.Config(), t.Configs), nil
 	case kmsg.ConfigResourceTypeBroker:
-		if name != "" {
-			if err := s.checkBrokerName(name); err != nil {
-				return nil, err
-			}
-			return config.DescribeBroker(s.o.Config()), nil
+		if err := s.checkBrokerName(name); err != nil {
+			return nil, err
 		}
-		return slices.DeleteFunc(config.DescribeBroker(s.o.Config()), func(e config.Entry) bool { return e.Source != config.DynamicDefaultBroker }), nil
+		all := config.DescribeBroker(s.o.Config())
+		if name == allBrokers { // what was set for all, only
+			all = slices.DeleteFunc(all, func(e config.Entry) bool { return e.Source != config.DynamicDefaultBroker })
+		}
+		return all, nil
 	}
 	return nil, refuse(kafka.InvalidRequest, "Unsupported resource type %d.", kind)
 }
 
+// checkBrokerName takes this broker's id, or nothing for all brokers.
+
 func (s *Server) checkBrokerName(name string) error {
+	if name == allBrokers {
+		return nil
+	}
 	id, err := strconv.ParseInt(name, 10, 32)
 	if err != nil {
 		return refuse(kafka.InvalidRequest, "Broker id must be an integer, but it is: %s", name)

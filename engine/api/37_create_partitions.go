@@ -10,7 +10,8 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// CreatePartitions, versions 0 to 3 (KIP-195).
+// CreatePartitions (37), versions 0 to 3 (KIP-195); v2 flexible. It answers when
+// this broker serves the partitions.
 func (s *Server) createPartitions(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.CreatePartitionsRequest)
 	resp := req.ResponseKind().(*kmsg.CreatePartitionsResponse)

@@ -8,7 +8,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// DescribeProducers, version 0 (KIP-664).
+// DescribeProducers (61), version 0 (KIP-664).
 func (s *Server) describeProducers(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeProducersRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeProducersResponse)

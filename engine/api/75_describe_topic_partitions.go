@@ -14,7 +14,7 @@ import (
 
 const maxDescribed = 2000 // partitions in one answer (max.request.partition.size.limit)
 
-// DescribeTopicPartitions, version 0 (KIP-966): topics by name in order, paged
+// DescribeTopicPartitions (75), version 0 (KIP-966): topics by name in order, paged
 // by a cursor. Without names: all topics.
 func (s *Server) describeTopicPartitions(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeTopicPartitionsRequest)

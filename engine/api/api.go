@@ -17,9 +17,9 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/varvelog/varve/engine/group"
 	"github.com/varvelog/varve/engine/partition"
@@ -62,11 +62,12 @@ type Server struct {
 	pids     producerIDs
 	table    []api
 	byKey    map[int16]*api
-	draining chan struct{} // closed when no more requests are taken
+	decoding *semaphore.Weighted // bytes of large requests being decoded
+	wg       sync.WaitGroup      // the connections' goroutines
 
-	conns   atomic.Int64
-	wg      sync.WaitGroup
-	drained sync.Once
+	mu      sync.Mutex
+	conns   map[*conn]struct{}
+	drained bool // no more requests are taken
 }
 
 // New returns a server.
@@ -79,7 +80,8 @@ func New(o Options) (*Server, error) {
 		o: o, metrics: newMetrics(o.Registerer, rows), table: rows,
 		sessions: newFetchSessions(o.Config().FetchSessionSlots),
 		byKey:    make(map[int16]*api, len(rows)),
-		draining: make(chan struct{}),
+		decoding: semaphore.NewWeighted(maxDecoding),
+		conns:    make(map[*conn]struct{}),
 	}
 	for i := range rows {
 		s.byKey[rows[i].key] = &rows[i]

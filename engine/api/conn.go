@@ -3,17 +3,15 @@ package api
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/varvelog/varve/internal/kafka/wire"
 )
@@ -22,49 +20,48 @@ const (
 	maxWaiting      = 64       // requests between reader and answerer
 	maxWaitingBytes = 64 << 20 // of them
 	readBuffer      = 16 << 10
-	writeTimeout    = 60 * time.Second
+	keepScratch     = 1 << 20 // a larger response's buffer is not kept
+
+	// A response is given this long, and the time that a slow peer needs for its bytes.
+	writeTimeout = 60 * time.Second
+	slowestPeer  = 16 << 10 // bytes a second
 )
 
-// request is one request on its way through a handler.
-type request struct {
-	wire.RequestHeader
-	conn *conn
-	msg  kmsg.Request
+// conn is one connection.
+//
+//	 peer ─▶ read ─▶ begin (Produce appends) ─▶ queue ─▶ finish ─▶ write ─▶ peer
+//		└──────── reader ────────────┘         └───── answerer ─────┘
+type conn struct {
+	s     *Server
+	c     net.Conn
+	host  string // of the peer
+	queue chan waiting
+
+	bytes     atomic.Int64  // of requests in the queue or being answered
+	room      chan struct{} // of capacity 1: some bytes have left
+	draining  atomic.Bool
+	stopPolls atomic.Pointer[context.CancelFunc]
+
+	scratch []byte      // the answerer's, for responses
+	bufs    net.Buffers // likewise
 }
 
-// clientID returns the client's name for itself.
-func (r *request) clientID() string {
-	if r.ClientID == nil {
-		return ""
-	}
-	return *r.ClientID
+// waiting is a request whose answer is still to be made.
+type waiting struct {
+	req   *request
+	bytes int64
+	since time.Time
+	// finish is run by the answerer. poll ends what waits for something to
+	// happen, when the server drains or the peer has gone; work ends at the
+	// very end only.
+	finish func(work, poll context.Context) reply
 }
 
 // reply is what goes back: encoded buffers, or nothing at all.
 type reply struct {
 	bufs    net.Buffers
-	release func() // once the buffers are written
+	release func() // once the buffers are written; nil: nothing to do
 	close   bool   // the connection ends
-}
-
-// waiting is a request whose answer is still to be made. finish is run by the
-// answerer; poll ends when the server drains, hard when the connection does.
-type waiting struct {
-	req    *request
-	bytes  int64
-	since  time.Time
-	finish func(hard, poll context.Context) reply
-}
-
-type conn struct {
-	s       *Server
-	c       net.Conn
-	host    string // of the peer
-	queue   chan waiting
-	bytes   atomic.Int64
-	room    chan struct{} // of capacity 1: some bytes have left
-	scratch []byte        // the answerer's, for responses
-	bufs    net.Buffers   // likewise
 }
 
 func newConn(s *Server, c net.Conn) *conn {
@@ -75,85 +72,88 @@ func newConn(s *Server, c net.Conn) *conn {
 	return &conn{s: s, c: c, host: "/" + host, queue: make(chan waiting, maxWaiting), room: make(chan struct{}, 1)}
 }
 
+// drain makes the reader stop and long polls answer.
+func (c *conn) drain() {
+	c.draining.Store(true)
+	_ = c.c.SetReadDeadline(time.Unix(1, 0)) // a closed connection has stopped already
+	c.endPolls()
+}
+
+func (c *conn) endPolls() {
+	if stop := c.stopPolls.Load(); stop != nil {
+		(*stop)()
+	}
+}
+
 // serve runs the connection until it ends.
 func (c *conn) serve(ctx context.Context) {
-	hard, cancel := context.WithCancel(ctx)
+	work, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		c.answer(hard)
-		cancel()
-		_ = c.c.Close() // also ends the reader, which the answerer may leave behind
-	}()
-	stop := context.AfterFunc(hard, func() { _ = c.c.Close() })
+	poll, stopPolls := context.WithCancel(work)
+	defer stopPolls()
+	c.stopPolls.Store(&stopPolls)
+	if c.draining.Load() { // before stopPolls was there to be called
+		stopPolls()
+	}
+	stop := context.AfterFunc(work, func() { _ = c.c.Close() })
 	defer stop()
-	unwatch := c.watchDrain(hard)
-	err := c.read(hard)
-	unwatch()
-	close(c.queue)
-	if !c.s.isDraining() {
-		cancel() // the peer has gone: nobody reads the answers
-	}
-	if err != nil && !quiet(err) {
-		c.s.o.Logger.Warn("connection closed", "peer", c.host, "err", err)
-	}
-	<-done
-}
-
-// watchDrain makes the reader stop when the server drains.
-func (c *conn) watchDrain(ctx context.Context) (stop func()) {
-	end, gone := make(chan struct{}), make(chan struct{})
+	answered := make(chan struct{})
 	go func() {
-		defer close(gone)
-		select {
-		case <-c.s.draining:
-			_ = c.c.SetReadDeadline(time.Unix(1, 0)) // a closed connection has stopped already
-		case <-end:
-		case <-ctx.Done():
-		}
+		defer close(answered)
+		c.answer(work, poll)
+		cancel() // closes the connection, which ends the reader
 	}()
-	return func() { close(end); <-gone }
+	err := c.read(work)
+	close(c.queue)
+	if err != nil {
+		c.logEnd(err)
+		stopPolls() // nobody reads the answers, but what was asked is done
+	}
+	<-answered
 }
 
-func (s *Server) isDraining() bool {
-	select {
-	case <-s.draining:
-		return true
-	default:
-		return false
+func (c *conn) logEnd(err error) {
+	var p *panicked
+	switch {
+	case errors.As(err, &p):
+		c.s.o.Logger.Error("handler panicked", "peer", c.host, "panic", p.value, "stack", p.stack)
+	case !quiet(err):
+		c.s.o.Logger.Warn("connection closed", "peer", c.host, "err", err)
 	}
 }
 
 // quiet tells the ordinary ends of a connection from those worth a line.
 func quiet(err error) bool {
-	var ne net.Error
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) ||
-		errors.Is(err, context.Canceled) || errors.As(err, &ne) && ne.Timeout() || strings.Contains(err.Error(), "connection reset by peer")
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// read takes requests off the wire until it fails.
+// panicked is a panic as an error.
+type panicked struct {
+	value any
+	stack string
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
+
+// read takes requests off the wire until it fails, or the server drains (nil).
 func (c *conn) read(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			err = &panicked{p, string(debug.Stack())}
 		}
 	}()
 	in := bufio.NewReaderSize(c.c, readBuffer)
 	for {
-		if idle := c.s.o.Config().ConnectionsMaxIdle; idle > 0 && idle < 1<<62 && !c.s.isDraining() {
-			if err := c.c.SetReadDeadline(time.Now().Add(idle)); err != nil {
-				return err
-			}
-		}
-		if c.s.isDraining() {
-			return nil
+		if err := c.awaitFrame(in); err != nil || c.draining.Load() {
+			return err
 		}
 		frame, err := wire.ReadFrame(in, c.s.o.Config().SocketRequestMaxBytes)
 		if err != nil {
 			return err
 		}
-		w, err := c.begin(ctx, frame)
+		w, err := c.s.begin(ctx, c, frame)
 		if err != nil {
 			return err
 		}
@@ -163,64 +163,31 @@ func (c *conn) read(ctx context.Context) (err error) {
 	}
 }
 
-// begin decodes a request and runs what must happen in order of arrival.
-func (c *conn) begin(ctx context.Context, frame []byte) (waiting, error) {
-	h, body, err := wire.ParseRequestHeader(frame)
-	if err != nil {
-		return waiting{}, err
-	}
-	w := waiting{req: &request{RequestHeader: h, conn: c}, bytes: int64(len(frame)), since: time.Now()}
-	c.s.metrics.in.Add(float64(len(frame)))
-	api := c.s.apiOf(h.Key)
-	if api == nil || h.Version < api.min || h.Version > api.max {
-		if h.Key == keyAPIVersions {
-			w.finish = c.finishWith(w.req, func(context.Context) kmsg.Response { return unsupportedAPIVersions() })
-			return w, nil
+// awaitFrame waits for the first byte of a request. A peer that is silent for
+// connections.max.idle.ms is closed, unless it waits for answers.
+func (c *conn) awaitFrame(in *bufio.Reader) error {
+	for {
+		idle := c.s.o.Config().ConnectionsMaxIdle
+		if idle > 0 {
+			if err := c.c.SetReadDeadline(time.Now().Add(idle)); err != nil {
+				return err
+			}
 		}
-		return w, fmt.Errorf("no such request: key %d version %d", h.Key, h.Version)
-	}
-	w.req.msg = kmsg.RequestForKey(h.Key)
-	w.req.msg.SetVersion(h.Version)
-	if err := decode(w.req.msg, body); err != nil {
-		return w, fmt.Errorf("decode %s version %d: %w", api.name, h.Version, err)
-	}
-	switch {
-	case h.Key == keyProduce:
-		w.finish = c.s.produce(ctx, w.req)
-	case h.Key == keyFetch:
-		w.finish = func(_, poll context.Context) reply { return c.s.fetch(poll, w.req) }
-	default:
-		w.finish = c.finishWith(w.req, func(poll context.Context) kmsg.Response { return api.handle(c.s, poll, w.req) })
-	}
-	return w, nil
-}
-
-// decode reads a request; byte fields and strings refer to the frame.
-func decode(r kmsg.Request, body []byte) error {
-	if u, ok := r.(interface{ UnsafeReadFrom([]byte) error }); ok {
-		return u.UnsafeReadFrom(body)
-	}
-	return r.ReadFrom(body)
-}
-
-// finishWith encodes what a handler answers.
-func (c *conn) finishWith(r *request, handle func(context.Context) kmsg.Response) func(hard, poll context.Context) reply {
-	return func(_, poll context.Context) reply {
-		resp := handle(poll)
-		if resp == nil {
-			return reply{close: true}
+		if c.draining.Load() {
+			return nil
 		}
-		b := append(c.scratch[:0], 0, 0, 0, 0)
-		b = binary.BigEndian.AppendUint32(b, uint32(r.CorrelationID))
-		if resp.IsFlexible() && r.Key != keyAPIVersions {
-			b = append(b, 0)
+		_, err := in.Peek(1)
+		switch {
+		case err == nil:
+			if idle > 0 && in.Buffered() < 4 { // the rest has its own time
+				return c.c.SetReadDeadline(time.Now().Add(idle))
+			}
+			return nil
+		case c.draining.Load():
+			return nil
+		case !errors.Is(err, os.ErrDeadlineExceeded) || c.bytes.Load() == 0:
+			return err
 		}
-		b = resp.AppendTo(b)
-		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
-		if cap(b) <= 1<<20 {
-			c.scratch = b
-		}
-		return reply{bufs: append(c.bufs[:0], b)}
 	}
 }
 
@@ -242,55 +209,60 @@ func (c *conn) enqueue(ctx context.Context, w waiting) error {
 	}
 }
 
-// answer finishes requests in order and writes their answers.
-func (c *conn) answer(hard context.Context) {
-	poll, cancel := context.WithCancel(hard)
-	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		select {
-		case <-c.s.draining:
-			cancel()
-		case <-stop:
-		}
-	}()
+// answer finishes requests in order and writes their answers. When the peer
+// has gone it still does what was asked.
+func (c *conn) answer(work, poll context.Context) {
+	gone := false
 	for w := range c.queue {
-		if !c.one(hard, poll, w) {
+		r, err := c.finish(work, poll, w)
+		if err == nil && !gone && len(r.bufs) > 0 {
+			if err := c.write(r.bufs); err != nil {
+				gone = true
+				c.endPolls()
+				_ = c.c.Close() // ends the reader
+			}
+		}
+		if r.release != nil {
+			r.release()
+		}
+		c.s.metrics.observe(w.req.Key, time.Since(w.since))
+		if err != nil || r.close {
+			if err != nil {
+				c.logEnd(fmt.Errorf("key %d version %d: %w", w.req.Key, w.req.Version, err))
+			}
 			return
 		}
 	}
 }
 
-// one answers one request; false ends the connection.
-func (c *conn) one(hard, poll context.Context, w waiting) (ok bool) {
+// finish makes one answer, and makes room for another request.
+func (c *conn) finish(work, poll context.Context, w waiting) (r reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.s.o.Logger.Error("handler panicked", "key", w.req.Key, "version", w.req.Version, "panic", p, "stack", string(debug.Stack()))
-			ok = false
+			err = &panicked{p, string(debug.Stack())}
 		}
 	}()
-	r := w.finish(hard, poll)
-	if r.release != nil {
-		defer r.release()
-	}
+	r = w.finish(work, poll)
 	c.bytes.Add(-w.bytes)
 	select {
 	case c.room <- struct{}{}:
 	default:
 	}
-	if len(r.bufs) > 0 {
-		if err := c.c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return false
-		}
-		c.bufs = r.bufs
-		n, err := r.bufs.WriteTo(c.c)
-		c.s.metrics.out.Add(float64(n))
-		if err != nil {
-			return false
-		}
-		clear(c.bufs)
+	return r, nil
+}
+
+func (c *conn) write(bufs net.Buffers) error {
+	var size int64
+	for _, b := range bufs {
+		size += int64(len(b))
 	}
-	c.s.metrics.observe(w.req.Key, time.Since(w.since))
-	return !r.close
+	allowed := writeTimeout + time.Duration(size/slowestPeer)*time.Second
+	if err := c.c.SetWriteDeadline(time.Now().Add(allowed)); err != nil {
+		return err
+	}
+	c.bufs = bufs
+	n, err := bufs.WriteTo(c.c) // counts and clears its copy of the slice
+	c.s.metrics.out.Add(float64(n))
+	clear(c.bufs)
+	return err
 }

@@ -2,34 +2,11 @@ package api
 
 import (
 	"context"
-	"math"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/varvelog/varve/internal/kafka"
 )
-
-// DescribeCluster (60), versions 0 to 2 (KIP-700).
-func (s *Server) describeCluster(_ context.Context, r *request) kmsg.Response {
-	req := r.msg.(*kmsg.DescribeClusterRequest)
-	resp := req.ResponseKind().(*kmsg.DescribeClusterResponse)
-	resp.ClusterAuthorizedOperations = math.MinInt32
-	resp.EndpointType = req.EndpointType
-	if req.EndpointType == 2 { // controllers (KIP-919): there are none to talk to
-		resp.ErrorCode = int16(kafka.MismatchedEndpointType)
-		return resp
-	}
-	resp.ClusterID, resp.ControllerID = s.o.ClusterID, s.o.Self.ID
-	b := kmsg.NewDescribeClusterResponseBroker()
-	b.NodeID, b.Host, b.Port, b.Rack = s.o.Self.ID, s.o.Self.Host, s.o.Self.Port, rackOf(s.o.Self)
-	resp.Brokers = append(resp.Brokers, b)
-	return resp
-}
-
-// ListPartitionReassignments (46), version 0: none is ever under way.
-func (s *Server) listPartitionReassignments(_ context.Context, r *request) kmsg.Response {
-	return r.msg.ResponseKind()
-}
 
 // ElectLeaders (43), versions 0 to 2: every partition has its leader.
 func (s *Server) electLeaders(_ context.Context, r *request) kmsg.Response {

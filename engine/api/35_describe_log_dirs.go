@@ -14,8 +14,8 @@ import (
 // logDir is the one directory that is reported: the object store.
 const logDir = "/objects"
 
-// DescribeLogDirs, versions 1 to 4: one synthetic directory; sizes are of the
-// records as they are stored, sealed and not yet sealed.
+// DescribeLogDirs (35), versions 1 to 5: one synthetic directory; sizes are of
+// the records as they are stored, sealed and not yet sealed.
 func (s *Server) describeLogDirs(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeLogDirsRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeLogDirsResponse)

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/varvelog/varve/internal/kafka/wire"
+)
+
+const (
+	// largeFrame is the size in bytes from which requests are decoded a few
+	// at a time: the decoder allocates many times what a hostile array length
+	// claims, up to one element for each byte of the frame.
+	largeFrame  = 256 << 10
+	maxDecoding = 4 << 20
+)
+
+// request is one request on its way through a handler.
+type request struct {
+	wire.RequestHeader
+	conn *conn
+	msg  kmsg.Request // nil for Produce
+}
+
+// clientID returns the client's name for itself.
+func (r *request) clientID() string {
+	if r.ClientID == nil {
+		return ""
+	}
+	return *r.ClientID
+}
+
+// begin decodes a request and does what must happen in order of arrival. An
+// error ends the connection.
+func (s *Server) begin(ctx context.Context, c *conn, frame []byte) (waiting, error) {
+	h, body, err := wire.ParseRequestHeader(frame)
+	if err != nil {
+		return waiting{}, err
+	}
+	w := waiting{req: &request{RequestHeader: h, conn: c}, bytes: int64(len(frame)), since: time.Now()}
+	s.metrics.in.Add(float64(len(frame)))
+	api := s.byKey[h.Key]
+	if api == nil || h.Version < api.min || h.Version > api.max {
+		if h.Key == keyAPIVersions {
+			w.finish = func(_, _ context.Context) reply { return c.encode(w.req, unsupportedAPIVersions()) }
+			return w, nil
+		}
+		return w, fmt.Errorf("no such request: key %d version %d", h.Key, h.Version)
+	}
+	if h.Key == keyProduce {
+		p, err := decodeProduce(h.Version, body)
+		if err != nil {
+			return w, fmt.Errorf("decode Produce version %d: %w", h.Version, err)
+		}
+		w.finish = s.produce(ctx, w.req, p)
+		return w, nil
+	}
+	if err := s.decode(ctx, w.req, body); err != nil {
+		return w, fmt.Errorf("decode %s version %d: %w", api.name, h.Version, err)
+	}
+	switch {
+	case h.Key == keyFetch:
+		w.finish = func(work, poll context.Context) reply { return s.fetch(work, poll, w.req) }
+	case api.waits:
+		w.finish = func(_, poll context.Context) reply { return c.encode(w.req, api.handle(s, poll, w.req)) }
+	default:
+		w.finish = func(work, _ context.Context) reply { return c.encode(w.req, api.handle(s, work, w.req)) }
+	}
+	return w, nil
+}
+
+// decode reads a request's body. Byte fields refer to the frame, and of Fetch,
+// which keeps nothing, strings too.
+func (s *Server) decode(ctx context.Context, r *request, body []byte) error {
+	r.msg = kmsg.RequestForKey(r.Key)
+	r.msg.SetVersion(r.Version)
+	if n := int64(len(body)); n > largeFrame {
+		n = min(n, maxDecoding)
+		if err := s.decoding.Acquire(ctx, n); err != nil {
+			return err
+		}
+		defer s.decoding.Release(n)
+	}
+	if f, ok := r.msg.(*kmsg.FetchRequest); ok {
+		return f.UnsafeReadFrom(body)
+	}
+	return r.msg.ReadFrom(body)
+}
+
+// encode frames a response; nil closes the connection.
+func (c *conn) encode(r *request, resp kmsg.Response) reply {
+	if resp == nil {
+		return reply{close: true}
+	}
+	b := append(c.scratch[:0], 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(r.CorrelationID))
+	if resp.IsFlexible() && r.Key != keyAPIVersions { // its header is always version 0
+		b = append(b, 0)
+	}
+	b = resp.AppendTo(b)
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return reply{bufs: append(c.bufs[:0], c.keep(b))}
+}
+
+// keep remembers a buffer for the next response, unless it is large.
+func (c *conn) keep(b []byte) []byte {
+	if c.scratch = nil; cap(b) <= keepScratch {
+		c.scratch = b
+	}
+	return b
+}
+
+// frames encodes the answer to a Fetch.
+func (c *conn) frames(resp *wire.FetchResponse) net.Buffers {
+	bufs, scratch := resp.AppendTo(c.bufs[:0], c.scratch)
+	c.keep(scratch)
+	return bufs
+}

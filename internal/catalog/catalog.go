@@ -1,10 +1,11 @@
 // Package catalog is the typed view of the metadata table: the cluster,
 // topics, slots, sessions, segments, groups and their offsets.
 //
-// Every write is a conditional commit that states what it stands on. Where
-// the outcome of one is unknown, it is repeated with the same id until a read
-// shows it applied or its condition is false (law of three outcomes); only
-// what stays open when ctx ends is returned as ErrUnknown.
+// Every write is a conditional commit that states what it stands on. While
+// the outcome of one is unknown, it is repeated with the same id until it is
+// applied or a condition is false, and then a read tells whose write did that;
+// only what is still open when ctx ends is returned as ErrUnknown. Such a
+// write may still land later, and whoever gets ErrUnknown has to read anew.
 //
 //	cluster        info                      id, slot count, feature level
 //	topics         <name>                    id, partitions, configs
@@ -12,7 +13,7 @@
 //	tombstones     <topic id>                deleted topics whose segments are still to go
 //	config         broker/<id>               dynamic broker settings ("" = cluster-wide)
 //	session/<b>    <epoch>                   one life of a broker
-//	sessions       <b>/<epoch>               index of them
+//	sessions       <b>                       the highest epoch of each broker id
 //	slots          <slot>                    owner, epoch, spans, checkpoints
 //	starts/<slot>  <topic id>/<partition>    log start offsets
 //	log/<t>/<p>    seg/<base>                sealed segments
@@ -24,11 +25,8 @@ package catalog
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/varvelog/varve/internal/meta"
 )
@@ -44,7 +42,8 @@ var (
 	ErrFenced = errors.New("catalog: fenced")
 	// ErrUnknown means that a write may or may not have been applied.
 	ErrUnknown = errors.New("catalog: outcome unknown")
-	// ErrTooLarge means that a value does not fit the store's limits.
+	// ErrTooLarge means that a name or value is not what the store takes:
+	// over its limits, or not UTF-8. Nothing was written.
 	ErrTooLarge = errors.New("catalog: too large")
 )
 
@@ -66,72 +65,6 @@ func New(store meta.Store) *Catalog {
 	c := &Catalog{store: store, changed: make(chan struct{})}
 	c.topics.Store(newTopics())
 	return c
-}
-
-// retryDelay is the first pause between repeats; it grows with jitter.
-const retryDelay = 5 * time.Millisecond
-
-// commit applies ops as one commit: nil, meta.ErrConflict (certainly not
-// applied), meta.ErrInvalid, or ErrUnknown when ctx ended first.
-func (c *Catalog) commit(ctx context.Context, ops ...meta.Op) error {
-	id, unknown := meta.NewCommitID(), false
-	for delay := retryDelay; ; delay = min(2*delay, time.Second) {
-		err := c.store.Commit(ctx, id, ops...)
-		switch {
-		case err == nil, errors.Is(err, meta.ErrInvalid):
-			return err
-		case errors.Is(err, meta.ErrConflict):
-			if !unknown {
-				return err
-			}
-			return c.settle(ctx, id, ops)
-		case !errors.Is(err, meta.ErrBusy):
-			unknown = true
-		}
-		if werr := pause(ctx, delay/2+rand.N(delay)); werr != nil {
-			if unknown {
-				return fmt.Errorf("%w: %w", ErrUnknown, err)
-			}
-			return fmt.Errorf("commit: %w", errors.Join(werr, err))
-		}
-	}
-}
-
-// settle decides a conflict that came after an unknown outcome: the earlier
-// attempt was applied if an item carries its id, or if all that it wanted gone is gone.
-func (c *Catalog) settle(ctx context.Context, id string, ops []meta.Op) error {
-	gone := true
-	for _, op := range ops {
-		if op.Kind == meta.OpCheck {
-			continue
-		}
-		item, err := c.store.Get(ctx, op.Key)
-		switch {
-		case errors.Is(err, meta.ErrNotFound):
-			gone = gone && op.Kind == meta.OpDelete
-		case err != nil:
-			return fmt.Errorf("%w: settle: %w", ErrUnknown, err)
-		case item.CommitID == id:
-			return nil
-		default:
-			gone = false
-		}
-	}
-	if gone {
-		return nil
-	}
-	return meta.ErrConflict
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // get returns an item, or one with Version 0 where there is none.
@@ -157,18 +90,5 @@ func (c *Catalog) all(ctx context.Context, pk, prefix string) ([]meta.Item, erro
 			return items, nil
 		}
 		r.After = page[len(page)-1].SK
-	}
-}
-
-// again repeats fn while it loses races, a bounded number of times.
-func again(ctx context.Context, fn func() error) error {
-	for delay := retryDelay; ; delay = min(2*delay, time.Second) {
-		err := fn()
-		if !errors.Is(err, meta.ErrConflict) {
-			return err
-		}
-		if werr := pause(ctx, rand.N(delay)); werr != nil {
-			return errors.Join(err, werr)
-		}
 	}
 }

@@ -28,25 +28,31 @@ func (c *Catalog) Changed() <-chan struct{} {
 }
 
 // change commits what build returns together with the next entry of the
-// change feed, and then brings the snapshot up to it. build is called again
-// when the commit loses a race.
-func (c *Catalog) change(ctx context.Context, kind, name string, build func() ([]meta.Op, error)) error {
-	err := again(ctx, func() error {
+// change feed, brings the snapshot up to it and returns the commit's id. build
+// is given the snapshot that the commit stands on: nothing that is in the feed
+// has changed since when it is applied. It is called again when a race is lost.
+func (c *Catalog) change(ctx context.Context, kind, name string, build func(now *Topics) ([]meta.Op, error)) (id string, err error) {
+	err = again(ctx, func() error {
 		if err := c.Refresh(ctx); err != nil {
 			return err
 		}
-		ops, err := build()
+		now := c.Topics()
+		ops, err := build(now)
 		if err != nil {
 			return err
 		}
-		entry := meta.Key{PK: changesPK, SK: changeSK(c.Topics().change + 1)}
+		entry := meta.Key{PK: changesPK, SK: changeSK(now.change + 1)}
 		ops = append(ops, meta.Create(entry, meta.Attrs{"v": format, "kind": kind, "name": name, "at": time.Now().UnixMilli()}))
-		return c.commit(ctx, ops...)
+		id, err = c.commit(ctx, ops...)
+		return err
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	return c.Refresh(ctx)
+	if err := persist(ctx, func() error { return c.Refresh(ctx) }); err != nil {
+		return "", fmt.Errorf("applied, but not yet seen: %w", err)
+	}
+	return id, nil
 }
 
 // Refresh brings the snapshot up to the newest change.
@@ -154,7 +160,7 @@ func (c *Catalog) reload(ctx context.Context) error {
 func (c *Catalog) publish(next *Topics) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := c.topics.Load(); now.change > next.change {
+	if c.topics.Load().change >= next.change {
 		return
 	}
 	c.topics.Store(next)
@@ -193,22 +199,35 @@ func (c *Catalog) bounded(ctx context.Context, fn func(context.Context) error) e
 
 // pruneChanges removes old entries; the newest always stays, for its number.
 func (c *Catalog) pruneChanges(ctx context.Context) error {
-	items, more, err := c.store.Query(ctx, changesPK, meta.Range{})
-	if err != nil {
-		return fmt.Errorf("prune changes: %w", err)
-	}
-	if !more && len(items) > 0 {
-		items = items[:len(items)-1]
-	}
 	before := time.Now().Add(-keepChanges).UnixMilli()
-	for _, it := range items {
-		f := read(it)
-		if at := f.int("at"); f.err != nil || at > before {
-			return f.err
-		}
-		if err := c.commit(ctx, meta.Delete(it)); err != nil && !errors.Is(err, meta.ErrConflict) {
+	for {
+		items, more, err := c.store.Query(ctx, changesPK, meta.Range{Limit: meta.MaxOps + 1})
+		if err != nil {
 			return fmt.Errorf("prune changes: %w", err)
 		}
+		var old []meta.Op
+		for _, it := range items[:max(0, len(items)-1)] {
+			f := read(it)
+			at := f.int("at")
+			if f.err != nil {
+				return fmt.Errorf("prune changes: %w", f.err)
+			}
+			if at > before {
+				more = false
+				break
+			}
+			old = append(old, meta.Delete(it))
+		}
+		if len(old) == 0 {
+			return nil
+		}
+		if _, err := c.commit(ctx, old...); errors.Is(err, meta.ErrConflict) {
+			return nil // somebody else is at it
+		} else if err != nil {
+			return fmt.Errorf("prune changes: %w", err)
+		}
+		if !more {
+			return nil
+		}
 	}
-	return nil
 }

@@ -3,10 +3,10 @@ package catalog
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
 )
 
@@ -37,8 +37,9 @@ func (c *Catalog) Cluster(ctx context.Context, slots int) (Cluster, error) {
 			}
 			return f.err
 		}
-		cl = Cluster{ID: newUUID(), Slots: slots, Level: Level}
-		return c.commit(ctx, meta.Create(item.Key, meta.Attrs{"v": format, "id": cl.ID, "slots": int64(slots), "level": int64(Level)}))
+		cl = Cluster{ID: kafka.TopicID(newID()).String(), Slots: slots, Level: Level}
+		_, err = c.commit(ctx, meta.Create(item.Key, meta.Attrs{"v": format, "id": cl.ID, "slots": int64(slots), "level": int64(Level)}))
+		return err
 	})
 	if err != nil {
 		return Cluster{}, fmt.Errorf("read cluster: %w", err)
@@ -46,11 +47,12 @@ func (c *Catalog) Cluster(ctx context.Context, slots int) (Cluster, error) {
 	return cl, nil
 }
 
-func newUUID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[0] &= 0x7f // never begins with '-', which tools would take for a flag
-	return base64.RawURLEncoding.EncodeToString(b[:])
+// newID returns a random id whose text never begins with '-', which tools
+// would take for a flag.
+func newID() (id [16]byte) {
+	rand.Read(id[:])
+	id[0] &= 0x7f
+	return id
 }
 
 // ProducerIDBlock reserves n producer ids, from first on. Ids of a block
@@ -71,7 +73,8 @@ func (c *Catalog) ProducerIDBlock(ctx context.Context, n int64) (first int64, er
 		if first > 1<<62 {
 			return errors.New("producer ids are used up")
 		}
-		return c.commit(ctx, meta.Put(item, meta.Attrs{"v": format, "next": first + n}))
+		_, err = c.commit(ctx, meta.Put(item, meta.Attrs{"v": format, "next": first + n}))
+		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("reserve producer ids: %w", err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/varvelog/varve/internal/kafka"
@@ -37,6 +36,12 @@ const (
 	maxChunks  = 12
 	runLen     = 64 // partitions in one offsets item
 	maxRuns    = 90 // offsets items in one commit
+
+	maxRunBytes = 3 << 20 // of offsets in one commit
+
+	stateSK       = "state"
+	partPrefix    = "part/"
+	offsetsPrefix = "offsets/"
 )
 
 func groupPK(id string) string { return "group/" + id }
@@ -57,47 +62,79 @@ func (c *Catalog) Groups(ctx context.Context, slot kafka.Slot) ([]string, error)
 }
 
 // LoadGroup reads a group's state and offsets. A group that is not there has
-// an empty Value.
+// an empty Value. Who takes a group over saves its state first and loads its
+// offsets afterwards: until then its former coordinator may still commit.
 func (c *Catalog) LoadGroup(ctx context.Context, id string) (GroupState, map[kafka.TopicPartition]GroupOffset, error) {
-	g := GroupState{ID: id, item: meta.Item{Key: meta.Key{PK: groupPK(id), SK: "state"}}}
-	offsets := make(map[kafka.TopicPartition]GroupOffset)
-	items, err := c.all(ctx, groupPK(id), "")
+	var g GroupState
+	var offsets map[kafka.TopicPartition]GroupOffset
+	err := again(ctx, func() error {
+		items, err := c.all(ctx, groupPK(id), "")
+		if err != nil {
+			return err
+		}
+		g = GroupState{ID: id, item: meta.Item{Key: meta.Key{PK: groupPK(id), SK: stateSK}}}
+		if offsets, err = offsetsOf(items); err != nil {
+			return err
+		}
+		return g.fill(items)
+	})
 	if err != nil {
 		return g, nil, fmt.Errorf("load group %q: %w", id, err)
-	}
-	for _, it := range items {
-		switch {
-		case it.SK == "state":
-			g.item, g.exists = it, true
-		case strings.HasPrefix(it.SK, "part/"):
-			g.chunks = append(g.chunks, it)
-		case strings.HasPrefix(it.SK, "offsets/"):
-			tp, run, err := runOf(it)
-			if err != nil {
-				return g, nil, fmt.Errorf("load group %q: %w", id, err)
-			}
-			for p, o := range run {
-				offsets[kafka.TopicPartition{Topic: tp.Topic, Partition: p}] = o
-			}
-		}
-	}
-	if g.exists {
-		f := read(g.item)
-		g.Value = slices.Clone(f.bytes("value"))
-		for _, ch := range g.chunks {
-			cf := read(ch)
-			g.Value = append(g.Value, cf.bytes("value")...)
-			f.err = errors.Join(f.err, cf.err)
-		}
-		if f.err != nil {
-			return g, nil, fmt.Errorf("load group %q: %w", id, f.err)
-		}
 	}
 	return g, offsets, nil
 }
 
+// fill puts the state together from a group's items. Those of one state are
+// written by one commit; that they are not means a conflict: it was written
+// while they were read.
+func (g *GroupState) fill(items []meta.Item) error {
+	var value [][]byte
+	for _, it := range items {
+		if it.SK != stateSK && !strings.HasPrefix(it.SK, partPrefix) {
+			continue
+		}
+		f := read(it)
+		value = append(value, f.bytes("value"))
+		if f.err != nil {
+			return f.err
+		}
+		if it.SK == stateSK {
+			g.item, g.exists = bare(it), true
+		} else {
+			g.chunks = append(g.chunks, bare(it))
+		}
+	}
+	for _, ch := range g.chunks {
+		if ch.CommitID != g.item.CommitID {
+			return meta.ErrConflict
+		}
+	}
+	if n := len(value); n > 0 { // the first chunk is in the state's item, which sorts last
+		g.Value = slices.Concat(value[n-1], slices.Concat(value[:n-1]...))
+	}
+	return nil
+}
+
+func offsetsOf(items []meta.Item) (map[kafka.TopicPartition]GroupOffset, error) {
+	offsets := make(map[kafka.TopicPartition]GroupOffset)
+	for _, it := range items {
+		if !strings.HasPrefix(it.SK, offsetsPrefix) {
+			continue
+		}
+		topic, run, err := runOf(it)
+		if err != nil {
+			return nil, err
+		}
+		for p, o := range run {
+			offsets[kafka.TopicPartition{Topic: topic, Partition: p}] = o
+		}
+	}
+	return offsets, nil
+}
+
 // SaveGroup writes a group's state, on condition that slot is owned as it
-// says and the state is as g was read. ErrFenced: it is not.
+// says and the state is as g was read or saved. The value is not copied: the
+// caller does not change it any more. ErrFenced: a condition was false.
 func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (GroupState, error) {
 	parts := chunk(g.Value)
 	if len(parts) > maxChunks {
@@ -105,7 +142,7 @@ func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (Group
 	}
 	ops := []meta.Op{meta.Put(g.item, meta.Attrs{"v": format, "value": parts[0]})}
 	for i, p := range parts[1:] {
-		old := meta.Item{Key: meta.Key{PK: groupPK(g.ID), SK: fmt.Sprintf("part/%03d", i)}}
+		old := meta.Item{Key: meta.Key{PK: groupPK(g.ID), SK: fmt.Sprintf(partPrefix+"%03d", i)}}
 		if i < len(g.chunks) {
 			old = g.chunks[i]
 		}
@@ -118,51 +155,34 @@ func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (Group
 		index := meta.Item{Key: meta.Key{PK: groupsPK(slot.Slot), SK: g.ID}}
 		ops = append(ops, meta.Create(index.Key, meta.Attrs{"v": format}))
 	}
-	if err := c.withSlot(ctx, slot, ops); err != nil {
+	id, err := c.withSlot(ctx, slot, ops)
+	if err != nil {
 		return g, fmt.Errorf("save group %q: %w", g.ID, err)
 	}
-	return c.reread(ctx, g, len(parts)-1)
+	next := GroupState{ID: g.ID, Value: g.Value, exists: true, item: written(ops[0], id)}
+	for _, op := range ops[1:len(parts)] {
+		next.chunks = append(next.chunks, written(op, id))
+	}
+	return next, nil
 }
 
 // withSlot commits ops and a check of the slot's owner. The slot's item
-// changes with every checkpoint, so a lost race is tried again with the item of now.
-func (c *Catalog) withSlot(ctx context.Context, slot Slot, ops []meta.Op) error {
-	for {
-		owned, err := c.slot(ctx, slot.Slot)
-		if err != nil {
-			return err
-		}
-		if owned.Owner != slot.Owner || owned.Epoch != slot.Epoch {
-			return ErrFenced
-		}
-		err = c.commit(ctx, append(slices.Clone(ops), meta.Check(owned.item))...)
+// changes with every checkpoint: then it is tried again with the item of now.
+func (c *Catalog) withSlot(ctx context.Context, slot Slot, ops []meta.Op) (id string, err error) {
+	for checked := slot; ; {
+		id, err = c.commit(ctx, append([]meta.Op{meta.Check(checked.old())}, ops...)...)
 		if !errors.Is(err, meta.ErrConflict) {
-			return err
+			return id, err
 		}
 		now, err := c.slot(ctx, slot.Slot)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if now.item.CommitID == owned.item.CommitID {
-			return ErrFenced // it was not the slot that had changed
+		if now.Owner != slot.Owner || now.Epoch != slot.Epoch || now.item.CommitID == checked.item.CommitID {
+			return "", ErrFenced // taken, or it was not the slot that had changed
 		}
+		checked = now
 	}
-}
-
-func (c *Catalog) reread(ctx context.Context, g GroupState, chunks int) (GroupState, error) {
-	next := GroupState{ID: g.ID, Value: g.Value, exists: true}
-	var err error
-	if next.item, err = c.get(ctx, groupPK(g.ID), "state"); err != nil {
-		return g, err
-	}
-	for i := range chunks {
-		it, err := c.get(ctx, groupPK(g.ID), fmt.Sprintf("part/%03d", i))
-		if err != nil {
-			return g, err
-		}
-		next.chunks = append(next.chunks, it)
-	}
-	return next, nil
 }
 
 func chunk(v []byte) [][]byte {
@@ -176,8 +196,12 @@ func chunk(v []byte) [][]byte {
 }
 
 // CommitOffsets writes and deletes committed offsets, on condition that the
-// group's state is as g was read or saved. Over 90 items it is split into
-// several commits. ErrFenced: the state has changed.
+// group's state is as g was read or saved. What does not fit one commit is
+// split into several. ErrFenced: the state has changed. ErrTooLarge: the
+// metadata of 64 neighbouring partitions does not fit an item.
+//
+// The item of a run of partitions stays when its last offset goes, so that a
+// delayed commit of theirs finds it there and fails.
 func (c *Catalog) CommitOffsets(ctx context.Context, g GroupState, set map[kafka.TopicPartition]GroupOffset, del []kafka.TopicPartition) error {
 	runs := make(map[string]map[int32]*GroupOffset)
 	for tp, o := range set {
@@ -186,124 +210,130 @@ func (c *Catalog) CommitOffsets(ctx context.Context, g GroupState, set map[kafka
 	for _, tp := range del {
 		addRun(runs, tp, nil)
 	}
-	keys := slices.Sorted(maps.Keys(runs))
-	for part := range slices.Chunk(keys, maxRuns) {
-		if err := c.commitRuns(ctx, g, part, runs); err != nil {
+	for keys := slices.Sorted(maps.Keys(runs)); len(keys) > 0; {
+		n, err := c.commitRuns(ctx, g, keys, runs)
+		if err != nil {
 			return fmt.Errorf("commit offsets of group %q: %w", g.ID, err)
 		}
+		keys = keys[n:]
 	}
 	return nil
 }
 
 func addRun(runs map[string]map[int32]*GroupOffset, tp kafka.TopicPartition, o *GroupOffset) {
-	sk := fmt.Sprintf("offsets/%s/%06d", tp.Topic.Hex(), tp.Partition/runLen)
+	sk := fmt.Sprintf("%s%s/%06d", offsetsPrefix, tp.Topic.Hex(), tp.Partition/runLen)
 	if runs[sk] == nil {
 		runs[sk] = make(map[int32]*GroupOffset)
 	}
 	runs[sk][tp.Partition] = o
 }
 
-func (c *Catalog) commitRuns(ctx context.Context, g GroupState, keys []string, runs map[string]map[int32]*GroupOffset) error {
-	ops := []meta.Op{meta.Check(g.item)}
-	for _, sk := range keys {
-		item, err := c.get(ctx, groupPK(g.ID), sk)
-		if err != nil {
-			return err
-		}
-		run := map[int32]GroupOffset{}
-		if item.Version > 0 {
-			if _, run, err = runOf(item); err != nil {
+// commitRuns commits the first n runs of keys, as many as fit. A refusal while
+// the group's state is unchanged is a delayed commit of its own that landed.
+func (c *Catalog) commitRuns(ctx context.Context, g GroupState, keys []string, runs map[string]map[int32]*GroupOffset) (n int, err error) {
+	err = again(ctx, func() error {
+		ops := []meta.Op{meta.Check(g.item)}
+		size := 0
+		for _, sk := range keys[:min(len(keys), maxRuns)] {
+			item, err := c.get(ctx, groupPK(g.ID), sk)
+			if err != nil {
 				return err
 			}
-		}
-		for p, o := range runs[sk] {
-			if o == nil {
-				delete(run, p)
-				continue
+			text, err := mergeRun(item, runs[sk])
+			if err != nil {
+				return err
 			}
-			run[p] = *o
+			if size += len(text); size > maxRunBytes && len(ops) > 1 {
+				break
+			}
+			ops = append(ops, meta.Put(item, meta.Attrs{"v": format, "topic": strings.Split(sk, "/")[1], "offsets": text}))
 		}
-		switch {
-		case len(run) > 0:
-			ops = append(ops, meta.Put(item, runAttrs(sk, run)))
-		case item.Version > 0:
-			ops = append(ops, meta.Delete(item))
+		n = len(ops) - 1
+		_, err := c.commit(ctx, ops...)
+		if !errors.Is(err, meta.ErrConflict) {
+			return err
 		}
-	}
-	err := c.commit(ctx, ops...)
-	if errors.Is(err, meta.ErrConflict) {
-		return ErrFenced
-	}
-	return err
+		now, gerr := c.get(ctx, groupPK(g.ID), stateSK)
+		if gerr != nil {
+			return gerr
+		}
+		if now.Version != g.item.Version || now.CommitID != g.item.CommitID {
+			return ErrFenced
+		}
+		return err
+	})
+	return n, err
 }
 
-func runAttrs(sk string, run map[int32]GroupOffset) meta.Attrs {
-	named := make(map[string]GroupOffset, len(run))
-	for p, o := range run {
-		named[strconv.Itoa(int(p))] = o
+// mergeRun returns the run that an item holds as text, with changes made to it.
+func mergeRun(item meta.Item, changes map[int32]*GroupOffset) (string, error) {
+	run := map[int32]GroupOffset{}
+	if item.Version > 0 {
+		var err error
+		if _, run, err = runOf(item); err != nil {
+			return "", err
+		}
 	}
-	return meta.Attrs{"v": format, "topic": strings.Split(sk, "/")[1], "offsets": jsonText(named)}
+	for p, o := range changes {
+		if o == nil {
+			delete(run, p)
+			continue
+		}
+		run[p] = *o
+	}
+	return jsonText(run), nil
 }
 
-func runOf(item meta.Item) (kafka.TopicPartition, map[int32]GroupOffset, error) {
+// runOf reads an offsets item: its topic, and the offsets by partition.
+func runOf(item meta.Item) (kafka.TopicID, map[int32]GroupOffset, error) {
 	f := read(item)
-	named := map[string]GroupOffset{}
+	run := map[int32]GroupOffset{}
 	id, err := kafka.ParseTopicID(f.text("topic"))
-	f.json("offsets", &named)
+	f.json("offsets", &run)
 	if err = errors.Join(f.err, err); err != nil {
-		return kafka.TopicPartition{}, nil, err
+		return kafka.TopicID{}, nil, err
 	}
-	run := make(map[int32]GroupOffset, len(named))
-	for s, o := range named {
-		p, err := strconv.ParseInt(s, 10, 32)
-		if err != nil {
-			return kafka.TopicPartition{}, nil, fmt.Errorf("item %v: %w", item.Key, err)
-		}
-		run[int32(p)] = o
-	}
-	return kafka.TopicPartition{Topic: id}, run, nil
+	return id, run, nil
 }
 
 // DeleteGroup removes a group with its offsets, on condition that its state is
-// as g was read: the offsets first, then the state, so that a crash leaves a
-// group that can be deleted again.
+// as g was read or saved. The state is written anew first, which ends all
+// commits of offsets that may still be on their way, and goes last, so that
+// after a crash the group is there to be deleted again. ErrFenced, ErrNotFound.
 func (c *Catalog) DeleteGroup(ctx context.Context, slot Slot, g GroupState) error {
 	if !g.exists {
-		return ErrNotFound
+		return fmt.Errorf("delete group %q: %w", g.ID, ErrNotFound)
 	}
-	items, err := c.all(ctx, groupPK(g.ID), "offsets/")
+	g, err := c.SaveGroup(ctx, slot, g)
 	if err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, err)
 	}
-	for part := range slices.Chunk(items, maxRuns) { // a group without members commits no more
+	items, err := c.all(ctx, groupPK(g.ID), offsetsPrefix)
+	if err != nil {
+		return fmt.Errorf("delete group %q: %w", g.ID, err)
+	}
+	for part := range slices.Chunk(items, maxRuns) {
 		ops := []meta.Op{meta.Check(g.item)}
 		for _, it := range part {
 			ops = append(ops, meta.Delete(it))
 		}
-		if err := c.commit(ctx, ops...); err != nil {
-			return fmt.Errorf("delete group %q: %w", g.ID, fencedIf(err))
+		if _, err := c.commit(ctx, ops...); err != nil {
+			return fmt.Errorf("delete offsets of group %q: %w", g.ID, fencedIf(err))
 		}
+	}
+	index, err := c.get(ctx, groupsPK(slot.Slot), g.ID)
+	if err != nil {
+		return fmt.Errorf("delete group %q: %w", g.ID, err)
 	}
 	ops := []meta.Op{meta.Delete(g.item)}
 	for _, ch := range g.chunks {
 		ops = append(ops, meta.Delete(ch))
 	}
-	index, err := c.get(ctx, groupsPK(slot.Slot), g.ID)
-	if err != nil {
-		return err
-	}
 	if index.Version > 0 {
 		ops = append(ops, meta.Delete(index))
 	}
-	if err := c.commit(ctx, ops...); err != nil {
+	if _, err := c.commit(ctx, ops...); err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, fencedIf(err))
 	}
 	return nil
-}
-
-func fencedIf(err error) error {
-	if errors.Is(err, meta.ErrConflict) {
-		return ErrFenced
-	}
-	return err
 }

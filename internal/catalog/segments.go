@@ -42,7 +42,7 @@ func segmentOf(tp kafka.TopicPartition, item meta.Item) (Segment, error) {
 	s := Segment{
 		TP: tp, Base: kafka.Offset(f.int("base")), End: kafka.Offset(f.int("end")), Key: f.text("key"),
 		Size: f.int("size"), RawSize: f.int("raw_size"), Records: f.int("records"),
-		FirstTimestamp: f.int("first_ts"), MaxTimestamp: f.int("max_ts"), FooterLen: f.int("footer_len"), CreatedMs: f.int("created"), item: item,
+		FirstTimestamp: f.int("first_ts"), MaxTimestamp: f.int("max_ts"), FooterLen: f.int("footer_len"), CreatedMs: f.int("created"), item: bare(item),
 	}
 	f.json("epochs", &s.Epochs)
 	return s, f.err
@@ -88,7 +88,8 @@ func (c *Catalog) AddSegment(ctx context.Context, slot Slot, topic Topic, s Segm
 			}
 			return nil // this very segment: an earlier attempt was applied
 		}
-		return c.commit(ctx, meta.Check(owned.item), meta.Check(t.item), meta.Create(key, s.attrs()))
+		_, err = c.commit(ctx, meta.Check(owned.item), meta.Check(t.item), meta.Create(key, s.attrs()))
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("add segment %s at %d: %w", s.TP, s.Base, err)
@@ -159,38 +160,48 @@ func (c *Catalog) NewestSegment(ctx context.Context, tp kafka.TopicPartition) (S
 // RemoveSegments unreferences segments of one partition in one commit, at most
 // 40. topic is checked to be there (nil: it was deleted). Where the newest
 // segment is among them, replacement, an empty one with its end, takes its
-// place. Segments that have gone or changed since they were read give ErrFenced.
+// place. ErrFenced: a segment has gone or changed since it was read, nothing
+// was written. ErrNotFound: the topic.
 func (c *Catalog) RemoveSegments(ctx context.Context, topic *Topic, segs []Segment, replacement *Segment) error {
-	err := again(ctx, func() error {
-		var ops []meta.Op
-		if topic != nil {
-			t, err := c.topic(ctx, topic.Name)
-			if err != nil {
-				return err
-			}
-			if t.ID != topic.ID {
-				return ErrNotFound
-			}
-			ops = append(ops, meta.Check(t.item))
+	if len(segs) == 0 {
+		return nil
+	}
+	var ops []meta.Op
+	for _, s := range segs {
+		if replacement != nil && replacement.Base == s.Base {
+			ops = append(ops, meta.Replace(s.item, replacement.attrs()))
+			continue
 		}
-		for _, s := range segs {
-			item, err := c.get(ctx, s.item.PK, s.item.SK)
-			if err != nil {
-				return err
-			}
-			if item.Version != s.item.Version || item.CommitID != s.item.CommitID {
-				return ErrFenced
-			}
-			if replacement != nil && replacement.Base == s.Base {
-				ops = append(ops, meta.Replace(s.item, replacement.attrs()))
-				continue
-			}
-			ops = append(ops, meta.Delete(s.item))
-		}
-		return c.commit(ctx, ops...)
-	})
-	if err != nil {
+		ops = append(ops, meta.Delete(s.item))
+	}
+	if err := c.withTopic(ctx, topic, ops); err != nil {
 		return fmt.Errorf("remove %d segments of %s: %w", len(segs), segs[0].TP, err)
 	}
 	return nil
+}
+
+// withTopic commits ops and a check that the topic (nil: none) is there. Its
+// item changes with its settings: then it is tried again with the item of now.
+func (c *Catalog) withTopic(ctx context.Context, topic *Topic, ops []meta.Op) error {
+	for checked := topic; ; {
+		all := ops
+		if checked != nil {
+			all = append([]meta.Op{meta.Check(checked.item)}, ops...)
+		}
+		_, err := c.commit(ctx, all...)
+		if !errors.Is(err, meta.ErrConflict) || checked == nil {
+			return fencedIf(err)
+		}
+		now, err := c.topic(ctx, topic.Name)
+		if err != nil {
+			return err
+		}
+		if now.ID != topic.ID {
+			return ErrNotFound
+		}
+		if now.item.CommitID == checked.item.CommitID {
+			return ErrFenced // it was not the topic that had changed
+		}
+		checked = now
+	}
 }

@@ -3,7 +3,6 @@ package catalog
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 
 	"github.com/varvelog/varve/internal/meta"
@@ -43,7 +42,7 @@ func sessionOf(item meta.Item) (Session, error) {
 	f := read(item)
 	s := Session{
 		ID: SessionID{Broker: int32(f.int("broker")), Epoch: f.int("epoch")}, State: SessionState(f.text("state")),
-		SealedAt: f.int("sealed_at"), Trim: f.int("trim"), Addr: f.text("addr"), Rack: f.text("rack"), item: item,
+		SealedAt: f.int("sealed_at"), Trim: f.int("trim"), Addr: f.text("addr"), Rack: f.text("rack"), item: bare(item),
 	}
 	if n := copy(s.Nonce[:], f.bytes("nonce")); f.err == nil && n != len(s.Nonce) {
 		f.err = fmt.Errorf("item %v: nonce of %d bytes", item.Key, n)
@@ -114,15 +113,16 @@ func (c *Catalog) StartSession(ctx context.Context, broker int32, addr, rack str
 				return f.err
 			}
 		}
-		s.item = meta.Item{Key: meta.Key{PK: sessionPK(broker), SK: fmt.Sprintf("%020d", s.ID.Epoch)}}
-		return c.commit(ctx,
-			meta.Put(known, meta.Attrs{"v": format, "broker": int64(broker), "epoch": s.ID.Epoch}),
-			meta.Create(s.item.Key, s.attrs()))
+		create := meta.Create(meta.Key{PK: sessionPK(broker), SK: fmt.Sprintf("%020d", s.ID.Epoch)}, s.attrs())
+		id, err := c.commit(ctx, create,
+			meta.Put(known, meta.Attrs{"v": format, "broker": int64(broker), "epoch": s.ID.Epoch}))
+		s.item = written(create, id)
+		return err
 	})
 	if err != nil {
 		return Session{}, fmt.Errorf("start session of broker %d: %w", broker, err)
 	}
-	return c.session(ctx, s.ID)
+	return s, nil
 }
 
 func (c *Catalog) session(ctx context.Context, id SessionID) (Session, error) {
@@ -173,30 +173,35 @@ func (c *Catalog) moveSession(ctx context.Context, id SessionID, change func(*Se
 		if !change(&now) {
 			return nil
 		}
-		return c.commit(ctx, meta.Replace(now.item, now.attrs()))
+		replace := meta.Replace(now.item, now.attrs())
+		id, err := c.commit(ctx, replace)
+		now.item = written(replace, id)
+		return err
 	})
 	if err != nil {
 		return Session{}, fmt.Errorf("write session %d/%d: %w", id.Broker, id.Epoch, err)
 	}
-	return c.session(ctx, id)
+	return now, nil
 }
 
 // SetTrim records that WAL objects up to n may be deleted, on condition that
-// the session is as s says. ErrFenced: it is not.
+// the session is still as s says, live or sealed. ErrFenced: it is not.
 func (c *Catalog) SetTrim(ctx context.Context, s Session, n int64) (Session, error) {
+	if s.State == Fenced {
+		return s, ErrFenced
+	}
 	if n <= s.Trim {
 		return s, nil
 	}
 	next := s
 	next.Trim = n
-	err := c.commit(ctx, meta.Replace(s.item, next.attrs()))
-	if errors.Is(err, meta.ErrConflict) {
-		return s, ErrFenced
-	}
+	replace := meta.Replace(s.item, next.attrs())
+	id, err := c.commit(ctx, replace)
 	if err != nil {
-		return s, err
+		return s, fmt.Errorf("record trim of session %d/%d: %w", s.ID.Broker, s.ID.Epoch, fencedIf(err))
 	}
-	return c.session(ctx, s.ID)
+	next.item = written(replace, id)
+	return next, nil
 }
 
 // RemoveSession forgets a sealed session. The caller has seen that no slot
@@ -205,9 +210,8 @@ func (c *Catalog) RemoveSession(ctx context.Context, s Session) error {
 	if s.State != Sealed {
 		return fmt.Errorf("remove session %d/%d: it is %s", s.ID.Broker, s.ID.Epoch, s.State)
 	}
-	err := c.commit(ctx, meta.Delete(s.item))
-	if errors.Is(err, meta.ErrConflict) {
-		return ErrFenced
+	if _, err := c.commit(ctx, meta.Delete(s.item)); err != nil {
+		return fmt.Errorf("remove session %d/%d: %w", s.ID.Broker, s.ID.Epoch, fencedIf(err))
 	}
-	return err
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
@@ -41,7 +42,7 @@ func slotOf(item meta.Item) (Slot, error) {
 	f := read(item)
 	s := Slot{
 		Slot: kafka.Slot(f.int("slot")), Epoch: kafka.LeaderEpoch(f.int("epoch")),
-		Owner: SessionID{Broker: int32(f.int("owner_broker")), Epoch: f.int("owner_session")}, item: item,
+		Owner: SessionID{Broker: int32(f.int("owner_broker")), Epoch: f.int("owner_session")}, item: bare(item),
 	}
 	f.json("spans", &s.Spans)
 	f.json("checkpoints", &s.Checkpoints)
@@ -97,7 +98,7 @@ func (c *Catalog) slot(ctx context.Context, n kafka.Slot) (Slot, error) {
 // that mine is live and that every former owner in ended is sealed. At most 40
 // slots. ErrFenced: a condition was false.
 func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[SessionID]Session, slots []Slot) ([]Slot, error) {
-	ops := []meta.Op{meta.Check(mine.item)}
+	var ops []meta.Op
 	checked := make(map[SessionID]bool)
 	next := make([]Slot, len(slots))
 	for i, s := range slots {
@@ -111,40 +112,55 @@ func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[Session
 		}
 		next[i] = s
 		next[i].Epoch, next[i].Owner = s.Epoch+1, mine.ID
-		ops = append(ops, meta.Put(s.old(), next[i].attrs()))
 	}
-	return c.writeSlots(ctx, next, ops)
+	if err := c.writeSlots(ctx, mine, next, ops); err != nil {
+		return nil, fmt.Errorf("take %d slots: %w", len(slots), err)
+	}
+	return next, nil
 }
 
 // CommitCheckpoint writes the slots' spans and checkpoints, on condition that
 // mine is live and each slot is as it was last read. At most 90 slots.
 // ErrFenced: a condition was false.
 func (c *Catalog) CommitCheckpoint(ctx context.Context, mine Session, slots []Slot) ([]Slot, error) {
-	ops := []meta.Op{meta.Check(mine.item)}
-	for _, s := range slots {
-		ops = append(ops, meta.Put(s.old(), s.attrs()))
+	next := slices.Clone(slots)
+	if err := c.writeSlots(ctx, mine, next, nil); err != nil {
+		return nil, fmt.Errorf("commit checkpoint of %d slots: %w", len(slots), err)
 	}
-	return c.writeSlots(ctx, slots, ops)
+	return next, nil
 }
 
-func (c *Catalog) writeSlots(ctx context.Context, slots []Slot, ops []meta.Op) ([]Slot, error) {
-	err := c.commit(ctx, ops...)
-	if errors.Is(err, meta.ErrConflict) {
-		return nil, ErrFenced
-	}
-	if err != nil {
-		return nil, err
-	}
-	written := make([]Slot, len(slots))
-	for i, s := range slots {
-		if written[i], err = c.slot(ctx, s.Slot); err != nil {
-			return nil, err
+// writeSlots writes the slots and their items, if mine is live, the slots are
+// as they were read and the checks hold. That mine itself was written since
+// (a trim) is no obstacle: then it is tried again with the item of now.
+func (c *Catalog) writeSlots(ctx context.Context, mine Session, slots []Slot, checks []meta.Op) error {
+	for {
+		if mine.State != Live {
+			return ErrFenced
 		}
-		if written[i].Owner != s.Owner || written[i].Epoch != s.Epoch {
-			return nil, ErrFenced
+		ops := append([]meta.Op{meta.Check(mine.item)}, checks...)
+		for _, s := range slots {
+			ops = append(ops, meta.Put(s.old(), s.attrs()))
 		}
+		id, err := c.commit(ctx, ops...)
+		if err == nil {
+			for i, s := range slots {
+				slots[i].item = written(meta.Put(s.old(), nil), id)
+			}
+			return nil
+		}
+		if !errors.Is(err, meta.ErrConflict) {
+			return err
+		}
+		now, err := c.session(ctx, mine.ID)
+		if err != nil {
+			return err
+		}
+		if now.item.CommitID == mine.item.CommitID {
+			return ErrFenced // it was not the session that had changed
+		}
+		mine = now
 	}
-	return written, nil
 }
 
 func startsPK(s kafka.Slot) string { return fmt.Sprintf("starts/%05d", s) }
@@ -174,9 +190,14 @@ func (c *Catalog) LogStarts(ctx context.Context, slot kafka.Slot) (map[kafka.Top
 	return starts, nil
 }
 
-// SetLogStart raises a partition's log start offset; it never falls.
+// SetLogStart raises a partition's log start offset, on condition that the
+// topic is there; it never falls. ErrNotFound: the topic was deleted.
 func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.TopicPartition, off kafka.Offset) error {
 	err := again(ctx, func() error {
+		topic, err := c.topicByID(ctx, tp.Topic)
+		if err != nil {
+			return err
+		}
 		item, err := c.get(ctx, startsPK(slot), tpSK(tp))
 		if err != nil {
 			return err
@@ -187,7 +208,9 @@ func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.Top
 				return f.err
 			}
 		}
-		return c.commit(ctx, meta.Put(item, meta.Attrs{"v": format, "topic": tp.Topic.Hex(), "partition": int64(tp.Partition), "offset": int64(off)}))
+		attrs := meta.Attrs{"v": format, "topic": tp.Topic.Hex(), "partition": int64(tp.Partition), "offset": int64(off)}
+		_, err = c.commit(ctx, meta.Check(topic.item), meta.Put(item, attrs))
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("set log start of %s to %d: %w", tp, off, err)
@@ -197,11 +220,16 @@ func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.Top
 
 // RemoveLogStart forgets a deleted topic's partition.
 func (c *Catalog) RemoveLogStart(ctx context.Context, slot kafka.Slot, tp kafka.TopicPartition) error {
-	return again(ctx, func() error {
+	err := again(ctx, func() error {
 		item, err := c.get(ctx, startsPK(slot), tpSK(tp))
 		if err != nil || item.Version == 0 {
 			return err
 		}
-		return c.commit(ctx, meta.Delete(item))
+		_, err = c.commit(ctx, meta.Delete(item))
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("remove log start of %s: %w", tp, err)
+	}
+	return nil
 }

@@ -90,7 +90,7 @@ const topicsPK = "topics"
 func topicOf(item meta.Item) (*Topic, error) {
 	f := read(item)
 	id, err := kafka.ParseTopicID(f.text("id"))
-	t := &Topic{Name: item.SK, ID: id, Partitions: int32(f.int("partitions")), ReplicationFactor: int16(f.int("rf")), item: item}
+	t := &Topic{Name: item.SK, ID: id, Partitions: int32(f.int("partitions")), ReplicationFactor: int16(f.int("rf")), item: bare(item)}
 	f.json("configs", &t.Configs)
 	if f.err != nil {
 		return nil, f.err
@@ -119,10 +119,32 @@ func (c *Catalog) topic(ctx context.Context, name string) (*Topic, error) {
 	return topicOf(item)
 }
 
-// CreateTopic creates a topic with the id that it is given. ErrExists, or a
+// topicByID reads a topic as it is now. Its name comes from the snapshot.
+func (c *Catalog) topicByID(ctx context.Context, id kafka.TopicID) (*Topic, error) {
+	known, ok := c.Topics().ByID(id)
+	if !ok {
+		if err := c.Refresh(ctx); err != nil {
+			return nil, err
+		}
+		if known, ok = c.Topics().ByID(id); !ok {
+			return nil, fmt.Errorf("topic %s: %w", id, ErrNotFound)
+		}
+	}
+	t, err := c.topic(ctx, known.Name)
+	if err == nil && t.ID != id {
+		return nil, fmt.Errorf("topic %s: %w", id, ErrNotFound)
+	}
+	return t, err
+}
+
+// CreateTopic creates a topic, with a new id if it has none. ErrExists, or a
 // *CollisionError.
 func (c *Catalog) CreateTopic(ctx context.Context, t Topic) (Topic, error) {
-	err := c.change(ctx, "topic", t.Name, func() ([]meta.Op, error) {
+	if t.ID == (kafka.TopicID{}) {
+		t.ID = newID()
+	}
+	key := meta.Key{PK: topicsPK, SK: t.Name}
+	id, err := c.change(ctx, "topic", t.Name, func(now *Topics) ([]meta.Op, error) {
 		item, err := c.get(ctx, topicsPK, t.Name)
 		if err != nil {
 			return nil, err
@@ -130,25 +152,22 @@ func (c *Catalog) CreateTopic(ctx context.Context, t Topic) (Topic, error) {
 		if item.Version > 0 {
 			return nil, ErrExists
 		}
-		if with, ok := c.Topics().Collision(t.Name); ok {
+		if with, ok := now.Collision(t.Name); ok {
 			return nil, &CollisionError{With: with}
 		}
-		return []meta.Op{meta.Create(item.Key, t.attrs())}, nil
+		return []meta.Op{meta.Create(key, t.attrs())}, nil
 	})
 	if err != nil {
 		return Topic{}, fmt.Errorf("create topic %q: %w", t.Name, err)
 	}
-	created, err := c.topic(ctx, t.Name)
-	if err != nil {
-		return Topic{}, fmt.Errorf("create topic %q: %w", t.Name, err)
-	}
-	return *created, nil
+	t.item = written(meta.Create(key, t.attrs()), id)
+	return t, nil
 }
 
 // DeleteTopic deletes a topic and leaves a tombstone, from which its segments
 // are found and removed. ErrNotFound.
 func (c *Catalog) DeleteTopic(ctx context.Context, name string) error {
-	err := c.change(ctx, "topic", name, func() ([]meta.Op, error) {
+	_, err := c.change(ctx, "topic", name, func(*Topics) ([]meta.Op, error) {
 		t, err := c.topic(ctx, name)
 		if err != nil {
 			return nil, err
@@ -195,7 +214,7 @@ func (c *Catalog) AlterTopicConfigs(ctx context.Context, name string, fn func(ma
 }
 
 func (c *Catalog) alterTopic(ctx context.Context, name string, fn func(*Topic) error) error {
-	err := c.change(ctx, "topic", name, func() ([]meta.Op, error) {
+	_, err := c.change(ctx, "topic", name, func(*Topics) ([]meta.Op, error) {
 		t, err := c.topic(ctx, name)
 		if err != nil {
 			return nil, err
@@ -215,7 +234,7 @@ func (c *Catalog) alterTopic(ctx context.Context, name string, fn func(*Topic) e
 // AlterBrokerConfigs changes the dynamic settings of a broker, "" for those of
 // all. fn works as in AlterTopicConfigs.
 func (c *Catalog) AlterBrokerConfigs(ctx context.Context, broker string, fn func(map[string]string) (map[string]string, error)) error {
-	err := c.change(ctx, "broker", broker, func() ([]meta.Op, error) {
+	_, err := c.change(ctx, "broker", broker, func(*Topics) ([]meta.Op, error) {
 		item, configs, err := c.brokerConfigs(ctx, broker)
 		if err != nil {
 			return nil, err
@@ -260,7 +279,7 @@ func (c *Catalog) DeletedTopics(ctx context.Context) ([]DeletedTopic, error) {
 	for _, it := range items {
 		f := read(it)
 		id, err := kafka.ParseTopicID(f.text("id"))
-		t := DeletedTopic{Name: f.text("name"), ID: id, Partitions: int32(f.int("partitions")), item: it}
+		t := DeletedTopic{Name: f.text("name"), ID: id, Partitions: int32(f.int("partitions")), item: bare(it)}
 		if err = errors.Join(f.err, err); err != nil {
 			return nil, err
 		}
@@ -271,7 +290,7 @@ func (c *Catalog) DeletedTopics(ctx context.Context) ([]DeletedTopic, error) {
 
 // ForgetTopic removes a tombstone: nothing of the topic is left.
 func (c *Catalog) ForgetTopic(ctx context.Context, t DeletedTopic) error {
-	err := c.commit(ctx, meta.Delete(t.item))
+	_, err := c.commit(ctx, meta.Delete(t.item))
 	if errors.Is(err, meta.ErrConflict) {
 		return nil // somebody else has
 	}

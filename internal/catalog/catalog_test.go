@@ -1,0 +1,402 @@
+package catalog_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/internal/meta/sqlite"
+)
+
+// must returns a function that ends the test unless a call's error is nil.
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t *testing.T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got %v, want %v", err, want)
+	}
+}
+
+// typed compares what the catalogue returns, but for the items that conditions need.
+var typed = cmp.Options{cmpopts.IgnoreUnexported(catalog.Session{}, catalog.Slot{}, catalog.Topic{}, catalog.Segment{}), cmpopts.EquateEmpty()}
+
+func same(t *testing.T, want, got any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, typed); diff != "" {
+		t.Fatalf("-want +got\n%s", diff)
+	}
+}
+
+// owner starts a session of a broker that owns slot 0.
+func owner(t *testing.T, c *catalog.Catalog, broker int32) (catalog.Session, catalog.Slot) {
+	t.Helper()
+	s := must[catalog.Session](t)(c.StartSession(t.Context(), broker, "host:1", "rack"))
+	slots := must[[]catalog.Slot](t)(c.TakeSlots(t.Context(), s, nil, []catalog.Slot{{Epoch: -1, Spans: []catalog.Span{{Session: s.ID, To: -1}}}}))
+	return s, slots[0]
+}
+
+// takeOver ends a session and gives its slot to a new one.
+func takeOver(t *testing.T, c *catalog.Catalog, s catalog.Session, slot catalog.Slot) (catalog.Session, catalog.Slot) {
+	t.Helper()
+	s = must[catalog.Session](t)(c.FenceSession(t.Context(), s))
+	s = must[catalog.Session](t)(c.RecordSeal(t.Context(), s, 7))
+	next := must[catalog.Session](t)(c.StartSession(t.Context(), s.ID.Broker+1, "", ""))
+	slot = must[[]catalog.Slot](t)(c.Slots(t.Context()))[slot.Slot]
+	taken := must[[]catalog.Slot](t)(c.TakeSlots(t.Context(), next, map[catalog.SessionID]catalog.Session{s.ID: s}, []catalog.Slot{slot}))
+	return next, taken[0]
+}
+
+func TestClusterIsCreatedOnce(t *testing.T) {
+	store := memmeta.New()
+	var mu sync.Mutex
+	seen := make(map[catalog.Cluster]int)
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			cl, err := catalog.New(store).Cluster(t.Context(), 256+i)
+			if err != nil || len(cl.ID) != 22 || cl.Level != 1 {
+				t.Errorf("%+v, %v", cl, err)
+			}
+			mu.Lock()
+			seen[cl]++
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if len(seen) != 1 {
+		t.Fatalf("%v", seen)
+	}
+}
+
+func TestSession(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	s := must[catalog.Session](t)(c.StartSession(t.Context(), 3, "host:1", "a"))
+	same(t, []catalog.Session{s}, must[[]catalog.Session](t)(c.Sessions(t.Context(), 3)))
+	if s.State != catalog.Live || s.SealedAt != -1 || s.Trim != -1 || s.Nonce == [16]byte{} || s.Addr != "host:1" || s.Rack != "a" {
+		t.Fatalf("%+v", s)
+	}
+	second := must[catalog.Session](t)(c.StartSession(t.Context(), 3, "", ""))
+	if second.ID != (catalog.SessionID{Broker: 3, Epoch: s.ID.Epoch + 1}) {
+		t.Fatal(second.ID)
+	}
+	trimmed := must[catalog.Session](t)(c.SetTrim(t.Context(), s, 5))
+	_, err := c.SetTrim(t.Context(), s, 6)
+	wantErr(t, err, catalog.ErrFenced) // the item of before
+	fenced := must[catalog.Session](t)(c.FenceSession(t.Context(), s))
+	if fenced.State != catalog.Fenced || fenced.Trim != 5 {
+		t.Fatalf("%+v", fenced)
+	}
+	for _, stale := range []catalog.Session{trimmed, fenced} {
+		_, err = c.SetTrim(t.Context(), stale, 6)
+		wantErr(t, err, catalog.ErrFenced)
+	}
+	if c.RemoveSession(t.Context(), fenced) == nil {
+		t.Fatal("a session that is not sealed was removed")
+	}
+	sealed := must[catalog.Session](t)(c.RecordSeal(t.Context(), fenced, 9))
+	same(t, sealed, must[catalog.Session](t)(c.RecordSeal(t.Context(), fenced, 10))) // the first stays
+	same(t, sealed, must[catalog.Session](t)(c.FenceSession(t.Context(), s)))
+	sealed = must[catalog.Session](t)(c.SetTrim(t.Context(), sealed, 8)) // a job may
+	same(t, []catalog.Session{sealed, second}, must[[]catalog.Session](t)(c.AllSessions(t.Context())))
+	ok(t, c.RemoveSession(t.Context(), sealed))
+	ok(t, c.RemoveSession(t.Context(), must[catalog.Session](t)(c.RecordSeal(t.Context(), second, 0))))
+	if s = must[catalog.Session](t)(c.StartSession(t.Context(), 3, "", "")); s.ID.Epoch != second.ID.Epoch+1 {
+		t.Fatalf("an epoch came back: %d", s.ID.Epoch)
+	}
+}
+
+func TestSlots(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	mine, slot := owner(t, c, 1)
+	if slot.Epoch != 0 || slot.Owner != mine.ID {
+		t.Fatalf("%+v", slot)
+	}
+	other := must[catalog.Session](t)(c.StartSession(t.Context(), 2, "", ""))
+	_, err := c.TakeSlots(t.Context(), other, nil, []catalog.Slot{slot})
+	wantErr(t, err, catalog.ErrFenced)
+	_, err = c.TakeSlots(t.Context(), other, map[catalog.SessionID]catalog.Session{mine.ID: mine}, []catalog.Slot{slot})
+	wantErr(t, err, catalog.ErrFenced) // not sealed
+
+	// A trim in between is no obstacle to a checkpoint.
+	must[catalog.Session](t)(c.SetTrim(t.Context(), mine, 3))
+	slot.Spans[0].From = 4
+	slot.Checkpoints = []catalog.CheckpointRef{{Key: "ckpt/1", Size: 10}}
+	slots := must[[]catalog.Slot](t)(c.CommitCheckpoint(t.Context(), mine, []catalog.Slot{slot}))
+	same(t, []catalog.Slot{slot}, slots)
+	same(t, slots, must[[]catalog.Slot](t)(c.Slots(t.Context())))
+	_, err = c.CommitCheckpoint(t.Context(), mine, []catalog.Slot{slot})
+	wantErr(t, err, catalog.ErrFenced) // the item of before
+	slots = must[[]catalog.Slot](t)(c.CommitCheckpoint(t.Context(), mine, slots))
+
+	_, taken := takeOver(t, c, mine, slots[0])
+	if taken.Epoch != 1 || taken.Owner.Broker != 2 {
+		t.Fatalf("%+v", taken)
+	}
+	_, err = c.CommitCheckpoint(t.Context(), mine, slots)
+	wantErr(t, err, catalog.ErrFenced)
+}
+
+func TestLogStart(t *testing.T) {
+	store := memmeta.New()
+	c := catalog.New(store)
+	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 2}))
+	tp := kafka.TopicPartition{Topic: topic.ID, Partition: 1}
+	for _, off := range []kafka.Offset{5, 9, 7} {
+		ok(t, c.SetLogStart(t.Context(), 3, tp, off))
+	}
+	same(t, map[kafka.TopicPartition]kafka.Offset{tp: 9}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), 3)))
+	ok(t, catalog.New(store).DeleteTopic(t.Context(), "t"))
+	wantErr(t, c.SetLogStart(t.Context(), 3, tp, 10), catalog.ErrNotFound)
+	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
+	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
+	same(t, map[kafka.TopicPartition]kafka.Offset{}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), 3)))
+}
+
+func TestSegments(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	mine, slot := owner(t, c, 1)
+	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
+	tp := kafka.TopicPartition{Topic: topic.ID}
+	if _, found, err := c.NewestSegment(t.Context(), tp); found || err != nil {
+		t.Fatal(found, err)
+	}
+	var want []catalog.Segment
+	for i := range kafka.Offset(5) {
+		s := catalog.Segment{
+			TP: tp, Base: 10 * i, End: 10*i + 10, Key: fmt.Sprint("seg/", i), Size: 5, RawSize: 9, Records: 10, FirstTimestamp: -1, MaxTimestamp: 2,
+			FooterLen: 3, CreatedMs: 4, Epochs: []catalog.EpochStart{{Epoch: 1, Start: 10 * i}},
+		}
+		ok(t, c.AddSegment(t.Context(), slot, topic, s))
+		want = append(want, s)
+	}
+	ok(t, c.AddSegment(t.Context(), slot, topic, want[4])) // the same once more
+	wantErr(t, c.AddSegment(t.Context(), slot, topic, catalog.Segment{TP: tp, Base: 40, End: 41, Key: "other"}), catalog.ErrExists)
+	for from, first := range map[kafka.Offset]int{-1: 0, 0: 0, 9: 0, 10: 1, 35: 3, 49: 4, 50: 5, 1 << 40: 5} {
+		same(t, want[first:], must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, from, 0)))
+		for limit := 1; limit < 4; limit++ {
+			same(t, want[first:min(5, first+limit)], must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, from, limit)))
+		}
+	}
+	segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))
+	ok(t, c.AlterTopicConfigs(t.Context(), "t", func(m map[string]string) (map[string]string, error) { return m, nil })) // no obstacle
+	ok(t, c.RemoveSegments(t.Context(), &topic, segs[:2], nil))
+	wantErr(t, c.RemoveSegments(t.Context(), &topic, segs[1:3], nil), catalog.ErrFenced)
+	empty := catalog.Segment{TP: tp, Base: 40, End: 50}
+	ok(t, c.RemoveSegments(t.Context(), &topic, segs[2:], &empty))
+	newest, found, err := c.NewestSegment(t.Context(), tp)
+	if err != nil || !found {
+		t.Fatal(found, err)
+	}
+	same(t, empty, newest)
+	same(t, []catalog.Segment{empty}, must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0)))
+
+	_, taken := takeOver(t, c, mine, slot)
+	next := catalog.Segment{TP: tp, Base: 50, End: 60, Key: "k"}
+	wantErr(t, c.AddSegment(t.Context(), slot, topic, next), catalog.ErrFenced)
+	ok(t, c.DeleteTopic(t.Context(), "t"))
+	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound)
+	must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
+	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound) // another life of the name
+	wantErr(t, c.RemoveSegments(t.Context(), &topic, []catalog.Segment{newest}, nil), catalog.ErrNotFound)
+	ok(t, c.RemoveSegments(t.Context(), nil, []catalog.Segment{newest}, nil))
+}
+
+func TestTopics(t *testing.T) {
+	store := memmeta.New()
+	c, other := catalog.New(store), catalog.New(store)
+	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "a.b", Partitions: 3, ReplicationFactor: 2, Configs: map[string]string{"retention.ms": "5"}}))
+	if topic.ID == (kafka.TopicID{}) {
+		t.Fatal("no id")
+	}
+	seen, found := c.Topics().ByName("a.b") // one's own change, at once
+	if !found {
+		t.Fatal("not seen")
+	}
+	same(t, topic, *seen)
+	_, err := c.CreateTopic(t.Context(), catalog.Topic{Name: "a.b"})
+	wantErr(t, err, catalog.ErrExists)
+	var collision *catalog.CollisionError
+	if _, err = other.CreateTopic(t.Context(), catalog.Topic{Name: "a_b"}); !errors.As(err, &collision) || collision.With != "a.b" {
+		t.Fatal(err)
+	}
+	ok(t, other.AddPartitions(t.Context(), "a.b", 5))
+	wantErr(t, other.AddPartitions(t.Context(), "a.b", 5), catalog.ErrPartitions)
+	wantErr(t, other.AddPartitions(t.Context(), "nope", 5), catalog.ErrNotFound)
+	ok(t, other.AlterTopicConfigs(t.Context(), "a.b", func(m map[string]string) (map[string]string, error) {
+		m["x"] = m["retention.ms"]
+		return m, nil
+	}))
+	refused := errors.New("refused")
+	wantErr(t, c.AlterTopicConfigs(t.Context(), "a.b", func(map[string]string) (map[string]string, error) { return nil, refused }), refused)
+	ok(t, other.AlterBrokerConfigs(t.Context(), "", func(m map[string]string) (map[string]string, error) { m["y"] = "1"; return m, nil }))
+	ok(t, c.Refresh(t.Context()))
+	seen, _ = c.Topics().ByID(topic.ID)
+	same(t, catalog.Topic{Name: "a.b", ID: topic.ID, Partitions: 5, ReplicationFactor: 2, Configs: map[string]string{"retention.ms": "5", "x": "5"}}, *seen)
+	same(t, map[string]string{"y": "1"}, c.Topics().BrokerConfigs(""))
+
+	ok(t, other.DeleteTopic(t.Context(), "a.b"))
+	wantErr(t, other.DeleteTopic(t.Context(), "a.b"), catalog.ErrNotFound)
+	must[catalog.Topic](t)(other.CreateTopic(t.Context(), catalog.Topic{Name: "a_b", Partitions: 1}))
+	ok(t, c.Refresh(t.Context()))
+	if _, found := c.Topics().ByID(topic.ID); found || c.Topics().Len() != 1 || c.Topics().All()[0].Name != "a_b" {
+		t.Fatalf("%+v", c.Topics().All())
+	}
+	gone := must[[]catalog.DeletedTopic](t)(c.DeletedTopics(t.Context()))
+	if len(gone) != 1 || gone[0].Name != "a.b" || gone[0].ID != topic.ID || gone[0].Partitions != 5 {
+		t.Fatalf("%+v", gone)
+	}
+	ok(t, c.ForgetTopic(t.Context(), gone[0]))
+	ok(t, c.ForgetTopic(t.Context(), gone[0]))
+	if gone = must[[]catalog.DeletedTopic](t)(c.DeletedTopics(t.Context())); len(gone) != 0 {
+		t.Fatalf("%+v", gone)
+	}
+	_, err = c.CreateTopic(t.Context(), catalog.Topic{Name: "big", Configs: map[string]string{"x": strings.Repeat("y", meta.MaxItemBytes)}})
+	wantErr(t, err, catalog.ErrTooLarge)
+}
+
+// TestTopicRaces has several catalogues create names of which each two collide.
+func TestTopicRaces(t *testing.T) {
+	store := memmeta.New()
+	names := []string{"a.b.c", "a_b.c", "a.b_c", "a_b_c"}
+	var wg sync.WaitGroup
+	for i := range 12 {
+		wg.Go(func() {
+			c := catalog.New(store)
+			var collision *catalog.CollisionError
+			_, err := c.CreateTopic(t.Context(), catalog.Topic{Name: names[i%len(names)], Partitions: 1})
+			if err != nil && !errors.Is(err, catalog.ErrExists) && !errors.As(err, &collision) {
+				t.Error(err)
+			}
+			if c.Topics().Len() != 1 {
+				t.Errorf("%d topics", c.Topics().Len())
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestRunFollowsAndPrunes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memmeta.New()
+		c, follower := catalog.New(store), catalog.New(store)
+		for _, each := range []*catalog.Catalog{c, follower} {
+			go func() {
+				if err := each.Run(t.Context(), func(err error) { t.Error(err) }); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		time.Sleep(10 * time.Second)
+		changed := follower.Changed()        // nothing happens, so nothing is told
+		time.Sleep(10500 * time.Millisecond) // not together with a tick
+		select {
+		case <-changed:
+			t.Error("a new snapshot without a change")
+		default:
+		}
+		const n = 250
+		for i := range n {
+			must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: fmt.Sprint("t", i)}))
+		}
+		start := time.Now()
+		<-changed
+		if time.Since(start) > time.Second {
+			t.Error("seen after", time.Since(start))
+		}
+		time.Sleep(1500 * time.Millisecond)
+		late := catalog.New(store)
+		ok(t, late.Refresh(t.Context()))
+		for _, each := range []*catalog.Catalog{follower, late} {
+			if each.Topics().Len() != n {
+				t.Errorf("%d topics", each.Topics().Len())
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		if items, _, err := store.Query(t.Context(), "changes", meta.Range{}); err != nil || len(items) != 1 {
+			t.Errorf("%d changes are left, %v", len(items), err)
+		}
+		ok(t, c.DeleteTopic(t.Context(), "t7"))
+		time.Sleep(2 * time.Hour)
+		ok(t, late.Refresh(t.Context())) // has missed the feed and reads all anew
+		for _, each := range []*catalog.Catalog{follower, late} {
+			if _, found := each.Topics().ByName("t7"); found || each.Topics().Len() != n-1 {
+				t.Errorf("%d topics", each.Topics().Len())
+			}
+		}
+	})
+}
+
+func TestProducerIDs(t *testing.T) {
+	store := memmeta.New()
+	var mu sync.Mutex
+	var firsts []int64
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			first, err := catalog.New(store).ProducerIDBlock(t.Context(), 100)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			firsts = append(firsts, first)
+		})
+	}
+	wg.Wait()
+	slices.Sort(firsts)
+	for i, first := range firsts {
+		if first != int64(100*i) {
+			t.Fatal(firsts)
+		}
+	}
+}
+
+func TestOverSQLite(t *testing.T) {
+	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "meta.db"))
+	ok(t, err)
+	defer store.Close()
+	c := catalog.New(store)
+	_, slot := owner(t, c, 1)
+	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
+	seg := catalog.Segment{TP: kafka.TopicPartition{Topic: topic.ID}, End: 4, Key: "k", FirstTimestamp: -1 << 63, MaxTimestamp: 1<<63 - 1}
+	ok(t, c.AddSegment(t.Context(), slot, topic, seg))
+	same(t, []catalog.Segment{seg}, must[[]catalog.Segment](t)(c.Segments(t.Context(), seg.TP, 0, 10)))
+	g, _, err := c.LoadGroup(t.Context(), "g")
+	ok(t, err)
+	g.Value = make([]byte, 700<<10)
+	g = must[catalog.GroupState](t)(c.SaveGroup(t.Context(), slot, g))
+	ok(t, c.CommitOffsets(t.Context(), g, map[kafka.TopicPartition]catalog.GroupOffset{seg.TP: {Offset: 3}}, nil))
+	again, offsets, err := catalog.New(store).LoadGroup(t.Context(), "g")
+	ok(t, err)
+	sameGroup(t, g, again)
+	same(t, map[kafka.TopicPartition]catalog.GroupOffset{seg.TP: {Offset: 3}}, offsets)
+}

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	removeBatch  = 40   // entries in one commit
-	readEntries  = 1000 // entries read at once
-	maxDoomed    = 1 << 16
+	removeBatch  = 40      // entries in one commit
+	readEntries  = 1000    // entries read at once
+	maxDoomed    = 1 << 16 // objects that wait; with more, nothing is removed
+	maxUnsure    = 1 << 12 // partitions
 	callTimeout  = 30 * time.Second
 	firstPass    = 30 * time.Second // Kafka's log manager waits as long
 	topicsPeriod = 15 * time.Second
@@ -64,6 +65,9 @@ type Job struct {
 	o       Options
 	doomed  []doomed                    // unreferenced objects that wait for their deletion, soonest first
 	emptied map[kafka.TopicID]time.Time // deleted topics without references, since when
+	// unsure has entries whose removal was answered by an error: they may be
+	// gone, or go later.
+	unsure  map[kafka.TopicPartition][]catalog.Segment
 	metrics metrics
 }
 
@@ -84,7 +88,7 @@ func New(o Options) (*Job, error) {
 	if o.Deleted == nil {
 		o.Deleted = func(string) {}
 	}
-	j := &Job{o: o, emptied: make(map[kafka.TopicID]time.Time), metrics: newMetrics()}
+	j := &Job{o: o, emptied: make(map[kafka.TopicID]time.Time), unsure: make(map[kafka.TopicPartition][]catalog.Segment), metrics: newMetrics()}
 	if o.Registerer != nil {
 		if err := j.metrics.register(o.Registerer); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -148,10 +152,22 @@ func (j *Job) Partition(ctx context.Context, p Partition) error {
 	if p.Sealed == 0 || len(j.doomed) >= maxDoomed {
 		return nil
 	}
+	if err := j.settle(ctx, p); err != nil {
+		return err
+	}
 	d, err := j.plan(ctx, p)
 	if err != nil {
 		return err
 	}
+	err = j.apply(ctx, p, d)
+	if errors.Is(err, catalog.ErrFenced) || errors.Is(err, catalog.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// apply does what was decided, in the order of the package's comment.
+func (j *Job) apply(ctx context.Context, p Partition, d Decision) error {
 	if d.LogStart > p.LogStart {
 		if err := bounded(ctx, func(ctx context.Context) error { return p.SetLogStart(ctx, d.LogStart) }); err != nil {
 			return fmt.Errorf("raise log start to %d: %w", d.LogStart, err)
@@ -159,11 +175,7 @@ func (j *Job) Partition(ctx context.Context, p Partition) error {
 	}
 	for rest := d.Remove; len(rest) > 0; {
 		n := min(len(rest), removeBatch)
-		err := j.remove(ctx, p, rest[:n], d.Replacement)
-		if errors.Is(err, catalog.ErrFenced) || errors.Is(err, catalog.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
+		if err := j.remove(ctx, p, rest[:n], d.Replacement); err != nil {
 			return err
 		}
 		rest = rest[n:]
@@ -194,27 +206,6 @@ func (j *Job) plan(ctx context.Context, p Partition) (Decision, error) {
 		}
 		from = page[len(page)-1].End
 	}
-}
-
-// remove unreferences entries of a partition and dooms their objects.
-func (j *Job) remove(ctx context.Context, p Partition, segs []catalog.Segment, replacement *catalog.Segment) error {
-	if replacement != nil && segs[len(segs)-1].Base != replacement.Base {
-		replacement = nil // it belongs to the last batch
-	}
-	err := bounded(ctx, func(ctx context.Context) error {
-		return j.o.Catalog.RemoveSegments(ctx, &p.Topic, segs, replacement)
-	})
-	if err != nil {
-		return err
-	}
-	j.o.Unreferenced(p.TP)
-	j.doom(segs, time.Now().Add(p.Config.FileDeleteDelay))
-	j.metrics.removed.Add(float64(len(segs)))
-	for i := range segs {
-		j.metrics.bytes.Add(float64(segs[i].Size))
-	}
-	j.o.Logger.Info("segments removed", "topic", p.Topic.Name, "partition", p.TP.Partition, "count", len(segs), "from", segs[0].Base, "to", segs[len(segs)-1].End)
-	return nil
 }
 
 // bounded gives one call its deadline.

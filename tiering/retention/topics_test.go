@@ -1,0 +1,116 @@
+package retention
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/memstore"
+)
+
+// deleted deletes the rig's topic, leaving objects that were never committed
+// too, and one of another topic.
+func (r *rig) deleted() {
+	r.t.Helper()
+	ctx := r.t.Context()
+	r.must(r.setLogStart(ctx, 5))
+	r.must(r.store.Put(ctx, "seg/"+r.part.TP.Topic.Hex()+"/0000000000/uncommitted", objstore.Buffers{[]byte("b")}))
+	r.must(r.store.Put(ctx, "seg/"+kafka.TopicID{2}.Hex()+"/0000000000/other", objstore.Buffers{[]byte("b")}))
+	r.must(r.cat.DeleteTopic(ctx, "t"))
+}
+
+// cleaned tells whether nothing of the topic is left.
+func (r *rig) cleaned() bool {
+	r.t.Helper()
+	ctx := r.t.Context()
+	topics, err := r.cat.DeletedTopics(ctx)
+	r.must(err)
+	starts, err := r.cat.LogStarts(ctx, r.slot.Slot)
+	r.must(err)
+	return len(topics) == 0 && len(starts) == 0 && len(r.entries()) == 0 && len(r.store.Keys()) == 1
+}
+
+func TestCleanDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, removeBatch+3)
+		r.deleted()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.job().Run(ctx) }()
+		time.Sleep(topicsPeriod)
+		synctest.Wait()
+		if n := len(r.entries()); n > 0 {
+			t.Errorf("%d entries are left", n)
+		}
+		r.wantObjects(removeBatch + 5) // readers may still be at them
+		time.Sleep(defaultGrace)
+		synctest.Wait()
+		if !r.cleaned() {
+			t.Errorf("left: %v, %v", r.entries(), r.store.Keys())
+		}
+		cancel()
+		r.must(<-done)
+	})
+}
+
+// Killed at any call, the next job finishes, and nothing is left at all.
+func TestCleanDeletedKilled(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for at, more := 1, true; more; at++ {
+			t.Run(fmt.Sprintf("%d/%v", at, after), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := newRig(t, removeBatch+3)
+					r.deleted()
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+					k := &kill{at: at, after: after, cancel: cancel}
+					r.part.Sealed = 0 // nobody owns it any more
+					k.arm(r)
+					r.must(r.job().Run(ctx))
+					disarm(r)
+					more = k.calls >= at
+					r.running(5 * time.Minute)
+					if !r.cleaned() {
+						t.Errorf("left: %v, %v", r.entries(), r.store.Keys())
+					}
+				})
+			})
+		}
+	}
+}
+
+// Two jobs at once, and a store that fails now and then.
+func TestCleanDeletedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, removeBatch+3)
+		r.deleted()
+		r.part.Sealed = 0
+		n := 0
+		r.meta.Hook = func(string, []meta.Op) memmeta.Fault {
+			n++
+			return memmeta.Fault{Fail: n%7 == 0, Apply: n%2 == 0}
+		}
+		r.store.SetFault(func(memstore.Op, string) memstore.Fault {
+			if n++; n%3 == 0 {
+				return memstore.Fault{Kind: memstore.FailApplied}
+			}
+			return memstore.Fault{}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		other := r.job()
+		done := make(chan error, 1)
+		go func() { done <- other.Run(ctx) }()
+		r.must(r.job().Run(ctx))
+		r.must(<-done)
+		disarm(r)
+		if !r.cleaned() {
+			t.Errorf("left: %v, %v", r.entries(), r.store.Keys())
+		}
+	})
+}

@@ -97,7 +97,7 @@ func decode(b []byte) (*Group, fence, error) {
 	if err == nil {
 		err = json.Unmarshal(doc, &s)
 	}
-	if err == nil && (s.State < Empty || s.State > Stable || len(s.Members) > maxMembers || (s.State == Empty) != (len(s.Members) == 0)) {
+	if err == nil && (s.State < Empty || s.State > Stable || len(s.Members) > maxMembers || s.State == Empty && len(s.Members) > 0) {
 		err = fmt.Errorf("state %d with %d members", s.State, len(s.Members))
 	}
 	if err != nil {
@@ -142,6 +142,9 @@ func document(b []byte) ([]byte, error) {
 // Answers that were not given are asked for again: by a join with the same
 // protocols, which is answered with the generation, or by a sync.
 func (g *Group) resume(now time.Time) {
+	if len(g.members) == 0 && g.state != Empty { // only pending members had been left
+		g.state, g.emptySince = Empty, now
+	}
 	for _, m := range g.members {
 		g.alive(now, m)
 	}

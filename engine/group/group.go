@@ -182,44 +182,55 @@ func (c *Coordinator) sweep() {
 }
 
 // expireLoop looks for expired offsets: often in the groups in memory, seldom
-// in the others, which are read for it. The first scan also wakes the groups
-// that have members, so that their sessions end.
+// in the others, which are read for it. A slot that is new here is scanned at
+// once, which also wakes the groups that have members, so that their sessions end.
 func (c *Coordinator) expireLoop(ctx context.Context) {
-	var scanned time.Time
+	scanned := make(map[kafka.Slot]scanOf)
+	var expired time.Time
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
 	for ctx.Err() == nil {
 		cfg := c.o.Config()
-		if time.Since(scanned) >= cfg.OffsetsRetention/scansPer {
-			scanned = time.Now()
-			c.scan(ctx)
-		} else {
+		old := max(cfg.OffsetsRetention/scansPer, cfg.OffsetsRetentionCheck)
+		for _, slot := range c.o.Slots() {
+			last, ok := scanned[slot.Slot]
+			if !ok || last.epoch != slot.Epoch || time.Since(last.at) >= old {
+				scanned[slot.Slot] = scanOf{slot.Epoch, time.Now()}
+				c.scan(ctx, slot)
+			}
+		}
+		if time.Since(expired) >= cfg.OffsetsRetentionCheck {
+			expired = time.Now()
 			c.each(func(e *entry) { e.expire() })
 		}
-		t := time.NewTimer(max(cfg.OffsetsRetentionCheck, time.Second))
 		select {
-		case <-t.C:
+		case <-tick.C:
 		case <-ctx.Done():
 		}
-		t.Stop()
 	}
 }
 
-// scan visits all groups of the owned slots, one at a time.
-func (c *Coordinator) scan(ctx context.Context) {
-	for _, slot := range c.o.Slots() {
-		ids, err := c.groups(ctx, slot.Slot)
-		if err != nil {
-			c.o.Logger.Warn("list groups for expiry", "slot", slot.Slot, "error", err)
-			continue
+// scanOf is when a slot was scanned, and under which epoch.
+type scanOf struct {
+	epoch kafka.LeaderEpoch
+	at    time.Time
+}
+
+// scan visits all groups of a slot, one at a time.
+func (c *Coordinator) scan(ctx context.Context, slot catalog.Slot) {
+	ids, err := c.groups(ctx, slot.Slot)
+	if err != nil {
+		c.o.Logger.Warn("list groups for expiry", "slot", slot.Slot, "error", err)
+		return
+	}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return
 		}
-		for _, id := range ids {
-			c.view(ctx, id, func(*Group) {}) // loads it
-			if e, ok := c.enter(id); ok {
-				e.expire()
-				e.mu.Unlock()
-			}
-			if ctx.Err() != nil {
-				return
-			}
+		c.view(ctx, id, func(*Group) {}) // loads it
+		if e, ok := c.enter(id); ok {
+			e.expire()
+			e.mu.Unlock()
 		}
 	}
 }

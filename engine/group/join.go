@@ -179,7 +179,10 @@ func (g *Group) prepare(now time.Time) {
 		if g.state == CompletingRebalance {
 			m.Assignment = nil
 		}
-		g.answerSync(m, kafka.RebalanceInProgress)
+		if m.sync != 0 {
+			g.answerSync(m, kafka.RebalanceInProgress)
+			g.alive(now, m)
+		}
 	}
 	g.syncAt = time.Time{}
 	first := g.state == Empty

@@ -75,7 +75,7 @@ func (g *Group) onDeleteOffsets(r DeleteOffsets) {
 // onExpire removes offsets past their retention, those of topics that are no
 // more, and, when none is left, a group without members. The retention counts from
 //
-//	a group that had members, empty   when it became empty
+//	a group that had members, empty   when it became empty, or the offset was committed, if later
 //	a simple group                    when the offset was committed
 //	a stable consumer group           when the offset of a topic without subscriber was committed
 //
@@ -90,7 +90,9 @@ func (g *Group) onExpire(now time.Time, r Expire) {
 		expires := true
 		switch {
 		case g.state == Empty && g.protocolType != "":
-			base = g.emptySince
+			if g.emptySince.After(base) {
+				base = g.emptySince
+			}
 		case g.state == Empty:
 		default:
 			expires = g.state == Stable && g.protocolType == "consumer" && ok && !g.subscribed(name)

@@ -1,0 +1,8 @@
+package group
+
+// Loaded returns the number of groups in memory.
+func (c *Coordinator) Loaded() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}

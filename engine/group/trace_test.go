@@ -1,0 +1,290 @@
+package group
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+)
+
+// trace drives one group by a script. Commands:
+//
+//	new [delay=3s] [max=100] [retention=1h]
+//	join r=<request> [m=<member>] [inst=<instance>] [new=<id>] [protos=range:a,rr:b] [type=] [session=10s] [rebalance=60s] [v=4]
+//	sync r= m= gen= [inst=] [a:<member>=<assignment> …] [proto=] [type=]
+//	hb r= m= gen= [inst=]        leave r= m=a,b | inst=a
+//	commit r= [m=] [gen=-1] [v=8] [inst=] t:<partition>=<offset> [retention=1s]
+//	delete-offsets r= topic=t0 p=0      delete r=      expire [gone=t0]
+//	advance d=5s  (ticks whenever one is due)      reload      show
+type trace struct {
+	g    *Group
+	now  time.Time
+	toks []string
+	out  strings.Builder
+}
+
+func (tr *trace) token(name string) Token {
+	i := slices.Index(tr.toks, name)
+	if i < 0 {
+		i = len(tr.toks)
+		tr.toks = append(tr.toks, name)
+	}
+	return Token(i + 1)
+}
+
+func TestTraces(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		tr := &trace{now: time.UnixMilli(1_000_000)}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			tr.out.Reset()
+			tr.run(t, d)
+			if d.Cmd != "new" && d.Cmd != "show" {
+				fmt.Fprintf(&tr.out, "= %s\n", tr.summary())
+			}
+			return tr.out.String()
+		})
+	})
+}
+
+func arg(d *datadriven.TestData, key, otherwise string) string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key {
+			return strings.Join(a.Vals, ",")
+		}
+	}
+	return otherwise
+}
+
+func ptr(d *datadriven.TestData, key string) *string {
+	if v := arg(d, key, "-"); v != "-" {
+		return &v
+	}
+	return nil
+}
+
+func dur(t *testing.T, d *datadriven.TestData, key, otherwise string) time.Duration {
+	v, err := time.ParseDuration(arg(d, key, otherwise))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func num(d *datadriven.TestData, key string, otherwise int) (n int) {
+	_, _ = fmt.Sscan(arg(d, key, fmt.Sprint(otherwise)), &n)
+	return n
+}
+
+func (tr *trace) run(t *testing.T, d *datadriven.TestData) {
+	switch d.Cmd {
+	case "new":
+		tr.g = NewGroup()
+		tr.g.Limits = Limits{InitialDelay: dur(t, d, "delay", "0s"), MaxSize: num(d, "max", 100), Retention: dur(t, d, "retention", "1h")}
+	case "advance":
+		tr.advance(dur(t, d, "d", ""))
+	case "reload":
+		tr.reload(t)
+	case "show":
+		tr.show()
+	default:
+		tr.step(tr.event(t, d))
+	}
+}
+
+func (tr *trace) event(t *testing.T, d *datadriven.TestData) Event {
+	tok, m, gen := tr.token(arg(d, "r", "")), arg(d, "m", ""), int32(num(d, "gen", -1))
+	switch d.Cmd {
+	case "join":
+		j := Join{
+			Token: tok, MemberID: m, InstanceID: ptr(d, "inst"), ClientID: "c", ClientHost: "/h", NewID: arg(d, "new", ""),
+			Session: dur(t, d, "session", "10s"), Rebalance: dur(t, d, "rebalance", "60s"), ProtocolType: arg(d, "type", "consumer"),
+			RequireID: num(d, "v", 3) >= 4, SkipAssignment: num(d, "v", 3) >= 9,
+		}
+		for _, p := range strings.Split(arg(d, "protos", "range:x"), ",") {
+			if name, meta, ok := strings.Cut(p, ":"); ok {
+				j.Protocols = append(j.Protocols, Protocol{Name: name, Metadata: metadata(meta)})
+			}
+		}
+		return j
+	case "sync":
+		s := Sync{Token: tok, MemberID: m, InstanceID: ptr(d, "inst"), Generation: gen, Protocol: ptr(d, "proto"), ProtocolType: ptr(d, "type"), Assignments: map[string][]byte{}}
+		for _, a := range d.CmdArgs {
+			if who, ok := strings.CutPrefix(a.Key, "a:"); ok {
+				s.Assignments[who] = []byte(a.Vals[0])
+			}
+		}
+		return s
+	case "hb":
+		return Heartbeat{Token: tok, MemberID: m, InstanceID: ptr(d, "inst"), Generation: gen}
+	case "leave":
+		l := Leave{Token: tok}
+		if inst := ptr(d, "inst"); inst != nil {
+			l.Members = append(l.Members, Leaver{MemberID: m, InstanceID: inst})
+			return l
+		}
+		for id := range strings.SplitSeq(m, ",") {
+			l.Members = append(l.Members, Leaver{MemberID: id})
+		}
+		return l
+	case "commit":
+		c := Commit{Token: tok, MemberID: m, InstanceID: ptr(d, "inst"), Generation: gen, NewErrors: num(d, "v", 8) >= 9, Offsets: map[kafka.TopicPartition]catalog.GroupOffset{}}
+		o := catalog.GroupOffset{Offset: kafka.Offset(num(d, "offset", 1)), CommitMs: tr.now.UnixMilli()}
+		if keep := dur(t, d, "retention", "0s"); keep > 0 {
+			o.ExpireMs = tr.now.Add(keep).UnixMilli()
+		}
+		c.Offsets[tp(arg(d, "topic", "t0"), num(d, "p", 0))] = o
+		return c
+	case "delete-offsets":
+		name := arg(d, "topic", "t0")
+		return DeleteOffsets{Token: tok, Topics: []TopicOffsets{{Name: name, All: []kafka.TopicPartition{tp(name, num(d, "p", 0))}}}}
+	case "delete":
+		return Delete{Token: tok}
+	case "expire":
+		gone := arg(d, "gone", "")
+		return Expire{Name: func(id kafka.TopicID) (string, bool) {
+			name := strings.TrimRight(string(id[:]), "\x00")
+			return name, name != gone
+		}}
+	}
+	t.Fatalf("unknown command %q", d.Cmd)
+	return nil
+}
+
+// metadata makes a subscription of topics joined by '+'; of "x", none that can be read.
+func metadata(topics string) []byte {
+	if !strings.HasPrefix(topics, "t") {
+		return []byte(topics)
+	}
+	names := strings.Split(topics, "+")
+	b := []byte{0, 1, 0, 0, 0, byte(len(names))}
+	for _, n := range names {
+		b = append(append(b, 0, byte(len(n))), n...)
+	}
+	return append(b, 0xff, 0xff, 0xff, 0xff)
+}
+
+func tp(topic string, partition int) kafka.TopicPartition {
+	p := kafka.TopicPartition{Partition: int32(partition)}
+	copy(p.Topic[:], topic)
+	return p
+}
+
+func topicName(tp kafka.TopicPartition) string {
+	return fmt.Sprintf("%s-%d", strings.TrimRight(string(tp.Topic[:]), "\x00"), tp.Partition)
+}
+
+func (tr *trace) step(ev Event) {
+	e := tr.g.Step(tr.now, ev)
+	if e.Save {
+		fmt.Fprintf(&tr.out, "save\n")
+	}
+	for tp, o := range e.Set {
+		fmt.Fprintf(&tr.out, "set %s=%d\n", topicName(tp), o.Offset)
+	}
+	del := make(map[kafka.TopicPartition]bool)
+	for _, tp := range e.Del {
+		fmt.Fprintf(&tr.out, "del %s\n", topicName(tp))
+		del[tp] = true
+	}
+	tr.g.Applied(e.Set, del)
+	if e.Delete {
+		fmt.Fprintf(&tr.out, "remove\n")
+	}
+	for _, r := range e.Replies {
+		fmt.Fprintf(&tr.out, "%s: %s%s\n", tr.toks[r.Token-1], code(r.Code), body(r))
+	}
+}
+
+func code(c kafka.ErrorCode) string {
+	if c == kafka.None {
+		return "ok"
+	}
+	return fmt.Sprintf("error %d", c)
+}
+
+func body(r Reply) string {
+	when := [...]string{"", " [saved]", " [written]", " [deleted]"}[r.When]
+	switch b := r.Body.(type) {
+	case Joined:
+		if r.Code != kafka.None {
+			return fmt.Sprintf(" id=%q%s", b.MemberID, when)
+		}
+		s := fmt.Sprintf(" id=%q gen=%d %s/%s leader=%s", b.MemberID, b.Generation, *b.ProtocolType, *b.Protocol, b.Leader)
+		if b.SkipAssignment {
+			s += " skip"
+		}
+		for _, m := range b.Members {
+			s += fmt.Sprintf(" %s", m.ID)
+		}
+		return s + when
+	case Synced:
+		return fmt.Sprintf(" %s/%s %q%s", b.ProtocolType, b.Protocol, b.Assignment, when)
+	case []kafka.ErrorCode:
+		return fmt.Sprintf(" %d%s", b, when)
+	}
+	return when
+}
+
+func (tr *trace) advance(d time.Duration) {
+	start, end := tr.now, tr.now.Add(d)
+	for range 1000 {
+		next := tr.g.Next()
+		if next.IsZero() || next.After(end) {
+			break
+		}
+		if next.After(tr.now) {
+			tr.now = next
+		}
+		fmt.Fprintf(&tr.out, "+%v tick\n", tr.now.Sub(start))
+		tr.step(Tick{})
+	}
+	tr.now = end
+}
+
+func (tr *trace) reload(t *testing.T) {
+	f := fence{Broker: 1, Session: 2, Epoch: 3}
+	g, got, err := decode(encode(tr.g, f))
+	if err != nil || got != f {
+		t.Fatalf("decode: fence %v, %v", got, err)
+	}
+	g.Limits, g.offsets = tr.g.Limits, tr.g.offsets
+	g.resume(tr.now)
+	tr.g = g
+}
+
+func (tr *trace) summary() string {
+	g := tr.g
+	s := fmt.Sprintf("%s gen=%d members=%d", g.state, g.generation, len(g.members))
+	if len(g.pending) > 0 {
+		s += fmt.Sprintf(" pending=%d", len(g.pending))
+	}
+	if !g.created {
+		s += " (not there)"
+	}
+	if n := g.Next(); !n.IsZero() {
+		s += fmt.Sprintf(" next=+%v", n.Sub(tr.now))
+	}
+	return s
+}
+
+func (tr *trace) show() {
+	g := tr.g
+	fmt.Fprintf(&tr.out, "%s type=%s proto=%s leader=%s\n", tr.summary(), g.protocolType, g.protocol, g.leader)
+	for _, m := range g.members {
+		fmt.Fprintf(&tr.out, "  %s assignment=%q\n", m.ID, m.Assignment)
+	}
+	var all []kafka.TopicPartition
+	for tp := range g.offsets {
+		all = append(all, tp)
+	}
+	slices.SortFunc(all, compareTP)
+	for _, tp := range all {
+		fmt.Fprintf(&tr.out, "  %s=%d\n", topicName(tp), g.offsets[tp].Offset)
+	}
+}

@@ -25,6 +25,9 @@ type world struct {
 	mine  catalog.Session
 	slot  catalog.Slot
 	topic catalog.Topic
+
+	live  bool // a running coordinator sees changes of owned
+	owned func() (catalog.Slot, bool)
 }
 
 func newWorld(t *testing.T) *world {
@@ -75,9 +78,15 @@ func (w *world) start(settings ...string) (*group.Coordinator, func()) {
 	cat := catalog.New(w.store)
 	w.check(cat.Refresh(w.t.Context()))
 	slot := w.slot
+	w.owned = func() (catalog.Slot, bool) { return slot, true }
+	owned := &w.owned
+	if !w.live {
+		now := w.owned
+		owned = &now
+	}
 	c := group.New(group.Options{
 		Catalog: cat, Config: func() *config.Broker { return cfg },
-		Slot:  func(string) (catalog.Slot, bool) { return slot, true },
+		Slot:  func(string) (catalog.Slot, bool) { return (*owned)() },
 		Slots: func() []catalog.Slot { return []catalog.Slot{slot} },
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -402,5 +411,67 @@ func TestCallerMayLeave(t *testing.T) {
 		want(t, "describe", describe(t, c, 5, "g"), `g 0 PreparingRebalance "" 1; `)
 		time.Sleep(time.Minute) // it is a member until its session ends
 		want(t, "describe", describe(t, c, 5, "g"), `g 0 Empty "" 0; `)
+	})
+}
+
+// TestSlotGoesMeanwhile: what waits is answered when the slot has gone, and a
+// write that ends afterwards changes nothing.
+func TestSlotGoesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.live = true
+		c, stop := w.start()
+		defer stop()
+		j := stable(t, c)
+		w.store.Hook = func(op string, _ []meta.Op) memmeta.Fault { return memmeta.Fault{Before: time.Second} }
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			want(t, "commit", commit(t, c, commitReq("g", j.MemberID, 1, "t", 5)), kafka.NotCoordinator)
+		})
+		synctest.Wait()
+		had, _ := w.owned()
+		w.owned = func() (catalog.Slot, bool) { return catalog.Slot{}, false }
+		want(t, "heartbeat", heartbeat(t, c, "g", j.MemberID, 1), kafka.NotCoordinator)
+		wg.Wait()
+		time.Sleep(20 * time.Second)
+		want(t, "groups in memory", c.Loaded(), 0)
+		w.owned = func() (catalog.Slot, bool) { return had, true }
+		want(t, "heartbeat", heartbeat(t, c, "g", j.MemberID, 1), kafka.None)
+	})
+}
+
+func TestIdleGroupsLeaveMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, stop := newWorld(t).start()
+		defer stop()
+		want(t, "heartbeat", heartbeat(t, c, "no", "m", 1), kafka.UnknownMemberID)
+		synctest.Wait()
+		want(t, "in memory of a group that is not there", c.Loaded(), 0)
+		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 5)), kafka.None)
+		want(t, "in memory", c.Loaded(), 1)
+		time.Sleep(2 * time.Minute)
+		want(t, "in memory when idle", c.Loaded(), 0)
+		want(t, "list", list(t, c, nil, nil), "0: s  Empty classic; ")
+		want(t, "in memory when listed", c.Loaded(), 0)
+		off, _ := fetch(t, c, "s")
+		want(t, "offset", off, 5)
+	})
+}
+
+// TestExpiryLeavesWhatIsBeingWritten: an offset expires while its next one is on its way.
+func TestExpiryLeavesWhatIsBeingWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c, stop := w.start("offsets.retention.minutes", "60", "offsets.retention.check.interval.ms", "10000")
+		defer stop()
+		time.Sleep(5 * time.Second)
+		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 5)), kafka.None)
+		time.Sleep(time.Hour - time.Second)
+		w.store.Hook = func(op string, _ []meta.Op) memmeta.Fault { return memmeta.Fault{After: 4 * time.Second} }
+		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 6)), kafka.None)
+		w.store.Hook = nil
+		time.Sleep(20 * time.Second)
+		off, _ := fetch(t, c, "s")
+		want(t, "offset", off, 6)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -462,14 +463,21 @@ func TestIdleGroupsLeaveMemory(t *testing.T) {
 func TestExpiryLeavesWhatIsBeingWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		var slow atomic.Bool
+		w.store.Hook = func(string, []meta.Op) memmeta.Fault {
+			if slow.Load() {
+				return memmeta.Fault{After: 4 * time.Second}
+			}
+			return memmeta.Fault{}
+		}
 		c, stop := w.start("offsets.retention.minutes", "60", "offsets.retention.check.interval.ms", "10000")
 		defer stop()
 		time.Sleep(5 * time.Second)
 		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 5)), kafka.None)
 		time.Sleep(time.Hour - time.Second)
-		w.store.Hook = func(op string, _ []meta.Op) memmeta.Fault { return memmeta.Fault{After: 4 * time.Second} }
+		slow.Store(true)
 		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 6)), kafka.None)
-		w.store.Hook = nil
+		slow.Store(false)
 		time.Sleep(20 * time.Second)
 		off, _ := fetch(t, c, "s")
 		want(t, "offset", off, 6)

@@ -320,3 +320,16 @@ func values(t testing.TB, b []byte) (all []string) {
 	}
 	return all
 }
+
+// pipe returns a client over a pipe, for tests in a bubble.
+func pipe(t testing.TB, s *Server) *client {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	done := make(chan struct{})
+	go func() { defer close(done); newConn(s, theirs).serve(context.Background()) }()
+	t.Cleanup(func() {
+		_ = ours.Close()
+		<-done
+	})
+	return &client{t: t, c: ours}
+}

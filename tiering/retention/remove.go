@@ -12,16 +12,14 @@ import (
 )
 
 // remove unreferences entries of a partition and dooms their objects.
+// replacement concerns the batch that has its base.
 func (j *Job) remove(ctx context.Context, p Partition, segs []catalog.Segment, replacement *catalog.Segment) error {
-	if replacement != nil && segs[len(segs)-1].Base != replacement.Base {
-		replacement = nil // it belongs to the last batch
-	}
 	err := bounded(ctx, func(ctx context.Context) error {
 		return j.o.Catalog.RemoveSegments(ctx, &p.Topic, segs, replacement)
 	})
 	if err != nil {
 		if !errors.Is(err, catalog.ErrNotFound) && len(j.unsure) < maxUnsure {
-			j.unsure[p.TP] = append(without(j.unsure[p.TP], segs), segs...)
+			j.unsure[p.TP] = append(without(j.unsure[p.TP], segs), without(segs, nil)...)
 		}
 		return err
 	}
@@ -69,9 +67,9 @@ func (j *Job) settle(ctx context.Context, p Partition) error {
 
 func byBase(a, b catalog.Segment) int { return cmp.Compare(a.Base, b.Base) }
 
-// without returns the entries of segs whose object none of others names.
+// without returns the entries of segs that name an object which none of others names.
 func without(segs, others []catalog.Segment) []catalog.Segment {
 	return slices.DeleteFunc(slices.Clone(segs), func(s catalog.Segment) bool {
-		return slices.ContainsFunc(others, func(o catalog.Segment) bool { return o.Key == s.Key })
+		return s.Key == "" || slices.ContainsFunc(others, func(o catalog.Segment) bool { return o.Key == s.Key })
 	})
 }

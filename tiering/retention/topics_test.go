@@ -3,6 +3,7 @@ package retention
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,8 +49,11 @@ func TestCleanDeleted(t *testing.T) {
 		if n := len(r.entries()); n > 0 {
 			t.Errorf("%d entries are left", n)
 		}
+		r.wantObjects(removeBatch + 5)
+		time.Sleep(3 * topicsPeriod)
+		synctest.Wait()
 		r.wantObjects(removeBatch + 5) // readers may still be at them
-		time.Sleep(defaultGrace)
+		time.Sleep(topicsPeriod)
 		synctest.Wait()
 		if !r.cleaned() {
 			t.Errorf("left: %v, %v", r.entries(), r.store.Keys())
@@ -90,13 +94,13 @@ func TestCleanDeletedTwice(t *testing.T) {
 		r := newRig(t, removeBatch+3)
 		r.deleted()
 		r.part.Sealed = 0
-		n := 0
+		var calls atomic.Int64
 		r.meta.Hook = func(string, []meta.Op) memmeta.Fault {
-			n++
+			n := calls.Add(1)
 			return memmeta.Fault{Fail: n%7 == 0, Apply: n%2 == 0}
 		}
 		r.store.SetFault(func(memstore.Op, string) memstore.Fault {
-			if n++; n%3 == 0 {
+			if calls.Add(1)%3 == 0 {
 				return memstore.Fault{Kind: memstore.FailApplied}
 			}
 			return memstore.Fault{}

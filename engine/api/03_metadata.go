@@ -114,7 +114,7 @@ func (s *Server) leaderEpoch(t *catalog.Topic, p int32) int32 {
 	return -1
 }
 
-// isInternal tells Kafka's own topics, should somebody make ones of the name.
+// isInternal tells Kafka's own topics, whoever made them.
 func isInternal(name string) bool {
-	return name == "__consumer_offsets" || name == "__transaction_state"
+	return name == offsetsTopic || name == transactionsTopic
 }

@@ -2,9 +2,12 @@ package api
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
 
@@ -14,11 +17,22 @@ const (
 	coordinatorTransaction = 1
 )
 
+const (
+	offsetsTopic      = "__consumer_offsets"
+	transactionsTopic = "__transaction_state"
+	// offsetsTimeout bounds what a client waits for the offsets topic to be made.
+	offsetsTimeout = 2 * time.Second
+)
+
 // FindCoordinator (10), versions 0 to 6; v1 types, v3 flexible, v4 several
-// keys (KIP-699). Share groups (v6) are not served.
-func (s *Server) findCoordinator(_ context.Context, r *request) kmsg.Response {
+// keys (KIP-699). Share groups (v6) are not served. As in Kafka the first group
+// brings the topic __consumer_offsets; here it stays empty, offsets are in the catalogue.
+func (s *Server) findCoordinator(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.FindCoordinatorRequest)
 	resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
+	if req.CoordinatorType == coordinatorGroup {
+		s.showOffsetsTopic(ctx)
+	}
 	b, code := s.coordinator(req.CoordinatorType)
 	if r.Version < 4 {
 		resp.NodeID, resp.Host, resp.Port, resp.ErrorCode = b.ID, b.Host, b.Port, int16(code)
@@ -38,4 +52,17 @@ func (s *Server) coordinator(kind int8) (Broker, kafka.ErrorCode) {
 		return s.o.Self, kafka.None
 	}
 	return Broker{ID: -1, Port: -1}, kafka.InvalidRequest
+}
+
+// showOffsetsTopic makes the topic that tools look for. Groups do without.
+func (s *Server) showOffsetsTopic(ctx context.Context) {
+	if _, ok := s.o.Catalog.Topics().ByName(offsetsTopic); ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, offsetsTimeout)
+	defer cancel()
+	topic := catalog.Topic{Name: offsetsTopic, Partitions: 1, ReplicationFactor: s.o.Config().DefaultReplicationFactor, Configs: map[string]string{"cleanup.policy": "compact"}}
+	if err := s.create(ctx, topic); err != nil && !errors.Is(err, catalog.ErrExists) {
+		s.o.Logger.Warn("create topic", "topic", offsetsTopic, "err", err)
+	}
 }

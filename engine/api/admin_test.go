@@ -375,6 +375,19 @@ func TestOthers(t *testing.T) {
 		t.Errorf("elect: %+v", row)
 	}
 
+	group := kmsg.NewPtrFindCoordinatorRequest()
+	group.CoordinatorKey = "g"
+	if resp := ask[*kmsg.FindCoordinatorResponse](c, group, 2); resp.ErrorCode != 0 || resp.NodeID != 1 || resp.Port != 9092 {
+		t.Errorf("coordinator of a group: %+v", resp)
+	}
+	meta := kmsg.NewPtrMetadataRequest()
+	mt := kmsg.NewMetadataRequestTopic()
+	mt.Topic = kmsg.StringPtr(offsetsTopic)
+	meta.Topics = append(meta.Topics, mt)
+	if row := ask[*kmsg.MetadataResponse](c, meta, 12).Topics[0]; row.ErrorCode != 0 || !row.IsInternal {
+		t.Errorf("%s: %+v", offsetsTopic, row)
+	}
+
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	find.CoordinatorKeys, find.CoordinatorType = []string{"a", "b"}, 5
 	for _, row := range ask[*kmsg.FindCoordinatorResponse](c, find, 4).Coordinators {

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/upload"
@@ -33,7 +35,7 @@ func newKeeper(m *Manager, sessions map[catalog.SessionID]catalog.Session) *keep
 		m: m, sessions: sessions,
 		session: make(chan catalog.Session, 1),
 		asks:    make(chan chan error),
-		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64)},
+		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64), Level: zstd.EncoderLevelFromZstd(m.o.Config().SealLevel)},
 	}
 	k.session <- m.session
 	for _, s := range m.slots {

@@ -89,6 +89,7 @@ func (s *Server) describeTopic(snapshot *catalog.Topics, name string, from, limi
 		part := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 		part.Partition, part.LeaderID, part.LeaderEpoch = p, s.o.Self.ID, s.leaderEpoch(t, p)
 		part.Replicas, part.ISR, part.OfflineReplicas = s.replicas(), s.replicas(), []int32{}
+		part.EligibleLeaderReplicas, part.LastKnownELR = []int32{}, []int32{} // the Java client takes null for an error
 		row.Partitions = append(row.Partitions, part)
 	}
 	return row, -1

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net"
 	"slices"
 	"strconv"
 
@@ -49,11 +50,32 @@ func (s *Server) entries(kind kmsg.ConfigResourceType, name string) ([]config.En
 		}
 		all := config.DescribeBroker(s.o.Config())
 		if name == allBrokers { // what was set for all, only
-			all = slices.DeleteFunc(all, func(e config.Entry) bool { return e.Source != config.DynamicDefaultBroker })
+			return slices.DeleteFunc(all, func(e config.Entry) bool { return e.Source != config.DynamicDefaultBroker }), nil
 		}
-		return all, nil
+		return append(all, s.identity()...), nil
 	}
 	return nil, refuse(kafka.InvalidRequest, "Unsupported resource type %d.", kind)
+}
+
+// identity returns the settings that say who this broker is, which are given
+// by other means than the rest.
+func (s *Server) identity() []config.Entry {
+	self := s.o.Self
+	id, at := strconv.Itoa(int(self.ID)), "PLAINTEXT://"+net.JoinHostPort(self.Host, strconv.Itoa(int(self.Port)))
+	entry := func(name, value string, kind config.Type, doc string) config.Entry {
+		return config.Entry{
+			Name: name, Value: value, Source: config.StaticBroker, ReadOnly: true, Type: kind, Doc: doc,
+			Synonyms: []config.Synonym{{Name: name, Value: value, Source: config.StaticBroker}},
+		}
+	}
+	return []config.Entry{
+		entry("advertised.listeners", at, config.List, "Where clients reach this broker."),
+		entry("broker.id", id, config.Int, "This broker's id."),
+		entry("broker.rack", self.Rack, config.String, "This broker's rack or zone."),
+		entry("listeners", at, config.List, "Where this broker listens."),
+		entry("log.dirs", logDir, config.List, "Where the log is, as DescribeLogDirs names it."),
+		entry("node.id", id, config.Int, "This broker's id."),
+	}
 }
 
 // checkBrokerName takes this broker's id, or nothing for all brokers.

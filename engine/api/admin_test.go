@@ -375,6 +375,40 @@ func TestOthers(t *testing.T) {
 		t.Errorf("elect: %+v", row)
 	}
 
+	move := kmsg.NewPtrAlterPartitionAssignmentsRequest()
+	at := kmsg.NewAlterPartitionAssignmentsRequestTopic()
+	at.Topic = "t"
+	for _, replicas := range [][]int32{{1}, {2}, nil} {
+		p := kmsg.NewAlterPartitionAssignmentsRequestTopicPartition()
+		p.Replicas = replicas
+		at.Partitions = append(at.Partitions, p)
+	}
+	move.Topics = append(move.Topics, at)
+	var moved []kafka.ErrorCode
+	for _, row := range ask[*kmsg.AlterPartitionAssignmentsResponse](c, move, 1).Topics[0].Partitions {
+		moved = append(moved, kafka.ErrorCode(row.ErrorCode))
+	}
+	if diff := cmp.Diff([]kafka.ErrorCode{kafka.None, kafka.InvalidReplicaAssignment, kafka.NoReassignmentInProgress}, moved); diff != "" {
+		t.Errorf("reassignments: %s", diff)
+	}
+
+	resources := kmsg.NewPtrListConfigResourcesRequest()
+	if rows := ask[*kmsg.ListConfigResourcesResponse](c, resources, 1).ConfigResources; len(rows) != 2 || rows[0].Name != "t" || rows[1].Name != "1" {
+		t.Errorf("config resources: %+v", rows)
+	}
+	resources.ResourceTypes = []int8{3}
+	if resp := ask[*kmsg.ListConfigResourcesResponse](c, resources, 1); kafka.ErrorCode(resp.ErrorCode) != kafka.UnsupportedVersion {
+		t.Errorf("config resources of kind 3: %+v", resp)
+	}
+
+	quorum := kmsg.NewPtrDescribeQuorumRequest()
+	qt := kmsg.NewDescribeQuorumRequestTopic()
+	qt.Topic, qt.Partitions = metadataTopic, []kmsg.DescribeQuorumRequestTopicPartition{kmsg.NewDescribeQuorumRequestTopicPartition()}
+	quorum.Topics = append(quorum.Topics, qt)
+	if row := ask[*kmsg.DescribeQuorumResponse](c, quorum, 2).Topics[0].Partitions[0]; row.ErrorCode != 0 || row.LeaderID != 1 || len(row.CurrentVoters) != 1 {
+		t.Errorf("quorum: %+v", row)
+	}
+
 	group := kmsg.NewPtrFindCoordinatorRequest()
 	group.CoordinatorKey = "g"
 	if resp := ask[*kmsg.FindCoordinatorResponse](c, group, 2); resp.ErrorCode != 0 || resp.NodeID != 1 || resp.Port != 9092 {

@@ -64,10 +64,13 @@ func table() []api {
 		{42, "DeleteGroups", 0, 2, false, (*Server).deleteGroups},
 		{43, "ElectLeaders", 0, 2, false, (*Server).electLeaders},
 		{44, "IncrementalAlterConfigs", 0, 1, false, (*Server).incrementalAlterConfigs},
+		{45, "AlterPartitionReassignments", 0, 1, false, (*Server).alterPartitionReassignments},
 		{46, "ListPartitionReassignments", 0, 0, false, (*Server).listPartitionReassignments},
 		{47, "OffsetDelete", 0, 0, false, (*Server).offsetDelete},
+		{55, "DescribeQuorum", 0, 2, false, (*Server).describeQuorum},
 		{60, "DescribeCluster", 0, 2, false, (*Server).describeCluster},
 		{61, "DescribeProducers", 0, 0, false, (*Server).describeProducers},
+		{74, "ListConfigResources", 0, 1, false, (*Server).listConfigResources},
 		{75, "DescribeTopicPartitions", 0, 0, false, (*Server).describeTopicPartitions},
 	}
 }

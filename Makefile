@@ -17,8 +17,8 @@ demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 	@.ci/demo
 
 test: ## install what the tests need, and run everything
-	@$(STAGE) set-up .ci/setup-clients
-	@$(MAKE) --no-print-directory lint unit models sim end-to-end clients suites
+	@$(STAGE) set-up .ci/setup-kafka
+	@$(MAKE) --no-print-directory lint unit models end-to-end tools
 
 lint: ## formatting and vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
@@ -37,11 +37,8 @@ end-to-end: build ## the real binary: the probe against Apache Kafka's answers, 
 	@$(STAGE) probe go -C test test -count=1 ./probe
 	@$(STAGE) kill-9 go -C test test -count=1 ./survive
 
-clients: build ## real clients of other languages
-	@$(STAGE) clients go -C test test -count=1 -timeout 8m ./clients
-
-suites: build ## the clients' own integration suites
-	@$(STAGE) suites go -C test test -count=1 -timeout 8m ./suites
+tools: build ## Kafka's own command-line tools, and kcat
+	@$(STAGE) tools go -C test test -count=1 ./tools
 
 soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
 	@$(STAGE) unit go test -count=1 ./...
@@ -52,4 +49,4 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 bench: build ## measure against Apache Kafka, side by side
 	@bench/run.py
 
-.PHONY: help build run demo test lint unit models sim end-to-end clients suites soak bench
+.PHONY: help build run demo test lint unit models sim end-to-end tools soak bench

@@ -116,7 +116,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 }
 
 func (b *Broker) run(ctx context.Context) error {
-	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the time it takes to leave
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends when the last session has left
 	defer cancel()
 	groups := group.New(group.Options{
 		Catalog: b.catalog, Config: b.config.Load, Logger: b.o.Logger,
@@ -150,7 +150,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("cold reader", b.cold.Run)
 	run("groups", groups.Run)
 	run("retention", b.retain)
-	err = b.sessions(ctx, inner, server, first)
+	err = b.sessions(ctx, server, first)
 	cancel()
 	return errors.Join(err, background.Wait())
 }
@@ -164,7 +164,9 @@ func (b *Broker) registerer() prometheus.Registerer {
 
 // sessions holds one session after the other, beginning with manager, until
 // ctx ends and the server's answers have left.
-func (b *Broker) sessions(ctx, inner context.Context, server *api.Server, manager *slot.Manager) error {
+func (b *Broker) sessions(ctx context.Context, server *api.Server, manager *slot.Manager) error {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a session outlives ctx by the time it takes to leave
+	defer cancel()
 	ended, serving := make(chan error, 1), make(chan error, 1)
 	go func() { ended <- manager.Run(inner) }()
 	go func() { serving <- server.Serve(ctx, b.o.Listener) }()
@@ -174,7 +176,11 @@ func (b *Broker) sessions(ctx, inner context.Context, server *api.Server, manage
 	for {
 		select {
 		case err := <-serving: // ctx has ended, or the listener failed
-			return errors.Join(err, b.leave(inner, manager), <-ended)
+			left := b.leave(inner, manager)
+			if left != nil {
+				cancel() // what cannot be flushed now is not acknowledged either; the next start seals
+			}
+			return errors.Join(err, left, <-ended)
 		case err := <-ended:
 			if !errors.Is(err, wal.ErrFenced) {
 				return fmt.Errorf("session ended: %w", err)

@@ -180,6 +180,21 @@ func TestDoneAfterPeerLeft(t *testing.T) {
 	eventually(t, func() bool { return r.s.o.Catalog.Topics().Len() == 0 })
 }
 
+// TestPollEndsAfterPeerLeft: nobody waits for a client that has gone.
+func TestPollEndsAfterPeerLeft(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.dial()
+	req := fetchReq("t", c.create("t", 1), 0, 0)
+	req.MaxWaitMillis = 60_000
+	c.send(req, 12)
+	_ = c.c.Close()
+	eventually(t, func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return len(r.s.conns) == 0
+	})
+}
+
 // TestConnectionLimit refuses connections over max.connections.
 func TestConnectionLimit(t *testing.T) {
 	r := newRig(t, map[string]string{"max.connections": "2"})
@@ -272,4 +287,38 @@ func (b *syncBuffer) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.b.Reset()
+}
+
+// TestDrainJoin: a JoinGroup that waits for other members does not hold up
+// the end, and its client is told to go elsewhere.
+func TestDrainJoin(t *testing.T) {
+	r := newRig(t, nil)
+	join := func() *kmsg.JoinGroupRequest {
+		req := kmsg.NewPtrJoinGroupRequest()
+		req.Group, req.ProtocolType, req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = "g", "consumer", 60_000, 60_000
+		p := kmsg.NewJoinGroupRequestProtocol()
+		p.Name, p.Metadata = "range", []byte{0, 0}
+		req.Protocols = append(req.Protocols, p)
+		return req
+	}
+	a, b := r.dial(), r.dial()
+	eventually(t, func() bool { // the coordinator may just be starting
+		return ask[*kmsg.JoinGroupResponse](a, join(), 3).ErrorCode == 0
+	})
+	req := join()
+	corr := b.send(req, 3) // waits for the first one to join again
+	beat := kmsg.NewPtrDescribeGroupsRequest()
+	beat.Groups = []string{"g"}
+	eventually(t, func() bool {
+		return len(ask[*kmsg.DescribeGroupsResponse](a, beat, 5).Groups[0].Members) == 2
+	})
+	begin := time.Now()
+	r.stop()
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("drained after %v", d)
+	}
+	if resp := b.receive(req, corr).(*kmsg.JoinGroupResponse); resp.ErrorCode == 0 {
+		t.Errorf("joined at the end: %+v", resp)
+	}
+	b.closed()
 }

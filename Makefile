@@ -18,7 +18,7 @@ demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 
 test: ## install what the tests need, and run everything
 	@$(STAGE) set-up .ci/setup-kafka
-	@$(MAKE) --no-print-directory lint unit models end-to-end tools
+	@$(MAKE) --no-print-directory lint unit models sim end-to-end tools
 
 lint: ## formatting and vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'

@@ -322,3 +322,49 @@ func TestDrainJoin(t *testing.T) {
 	}
 	b.closed()
 }
+
+// TestWaitingBytes: a request waits for room, but a large one alone passes.
+func TestWaitingBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer func() { _, _ = ours.Close(), theirs.Close() }()
+		c := newConn(nil, theirs)
+		big := waiting{bytes: maxWaitingBytes + 1, finish: func(_, _ context.Context) reply { return reply{} }}
+		if err := c.enqueue(t.Context(), big); err != nil {
+			t.Fatal(err)
+		}
+		passed := false
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := c.enqueue(t.Context(), waiting{bytes: 1}); err != nil {
+				t.Error(err)
+			}
+			passed = true
+		}()
+		synctest.Wait()
+		if passed {
+			t.Error("more than 64 MiB wait")
+		}
+		if _, err := c.finish(t.Context(), t.Context(), <-c.queue); err != nil {
+			t.Error(err)
+		}
+		<-done
+	})
+}
+
+// TestNoConnectionAfterDrain: one that is accepted too late is refused.
+func TestNoConnectionAfterDrain(t *testing.T) {
+	s, _ := newServer(t, nil)
+	ours, theirs := net.Pipe()
+	defer func() { _, _ = ours.Close(), theirs.Close() }()
+	if c := newConn(s, theirs); !s.register(c) {
+		t.Error("refused")
+	} else if s.unregister(c); len(s.conns) != 0 {
+		t.Error("still there")
+	}
+	s.drain()
+	if s.register(newConn(s, theirs)) {
+		t.Error("taken after the drain")
+	}
+}

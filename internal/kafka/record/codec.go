@@ -3,10 +3,8 @@ package record
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -35,66 +33,121 @@ func (c Codec) String() string {
 	return [...]string{"uncompressed", "gzip", "snappy", "lz4", "zstd"}[c]
 }
 
-// DefaultLevel leaves the level to the codec.
-const DefaultLevel = math.MinInt
+// maxExpansion returns how many bytes one compressed byte can become at most.
+func (c Codec) maxExpansion() int64 {
+	if c < None || c > Zstd {
+		return 0
+	}
+	return [...]int64{None: 1, Gzip: 1032, Snappy: 64, LZ4: 255, Zstd: 1 << 15}[c]
+}
 
-// The decoders and encoders below cost far more to make than to use, so they
-// are kept between calls.
-var (
-	gzipReaders sync.Pool
-	lz4Readers  sync.Pool
-	zstdReaders sync.Pool
-)
+// zstdWindow is the largest window, in bytes, that a zstd stream gets a buffer for.
+// All of Kafka's levels up to 19 stay below.
+const zstdWindow = 8 << 20
+
+// zstdBlock is the most that one block of a zstd frame becomes (RFC 8878).
+const zstdBlock = 128 << 10
+
+// stream is an open decompressor. Decompressors cost far more to make than to
+// use, so they are kept between batches.
+type stream struct {
+	r      io.Reader
+	src    bytes.Reader
+	pool   *sync.Pool // nil: not kept
+	window [32 << 10]byte
+}
+
+var streams [Zstd + 1]sync.Pool
+
+// openStream opens src, which decompresses to at most limit bytes, give or
+// take what the reader counts itself.
+func openStream(c Codec, src []byte, limit int) (*stream, error) {
+	if c <= None || c > Zstd {
+		return nil, fmt.Errorf("%w: %d", ErrCodec, c)
+	}
+	if h, wide := wideZstd(c, src); wide {
+		b, err := unzstd(h, src, limit)
+		if err != nil {
+			return nil, err
+		}
+		return &stream{r: bytes.NewReader(b)}, nil
+	}
+	s, ok := streams[c].Get().(*stream)
+	if !ok {
+		s = &stream{pool: &streams[c]}
+	}
+	s.src.Reset(src)
+	if err := s.reset(c, src, limit); err != nil {
+		s.close()
+		return nil, fmt.Errorf("%v: %w", c, err)
+	}
+	return s, nil
+}
+
+func (s *stream) reset(c Codec, src []byte, limit int) (err error) {
+	switch c {
+	case Gzip:
+		r, ok := s.r.(*gzip.Reader)
+		if !ok {
+			r = new(gzip.Reader)
+			s.r = r
+		}
+		return r.Reset(&s.src)
+	case Snappy:
+		if bytes.HasPrefix(src, xerial[:8]) {
+			s.r = &xerialReader{src: src, limit: limit}
+			return nil
+		}
+		b, err := unsnappy(src, limit)
+		s.r = bytes.NewReader(b)
+		return err
+	case LZ4:
+		r, ok := s.r.(*lz4.Reader)
+		if !ok {
+			r = lz4.NewReader(nil)
+			s.r = r
+		}
+		r.Reset(&s.src)
+	default:
+		r, ok := s.r.(*zstd.Decoder)
+		if !ok {
+			if r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow)); err != nil {
+				return err
+			}
+			s.r = r
+		}
+		return r.Reset(&s.src)
+	}
+	return nil
+}
+
+// close gives the decompressor back, without the batch.
+func (s *stream) close() {
+	s.src.Reset(nil)
+	if s.pool != nil {
+		if s.pool == &streams[Snappy] {
+			s.r = nil
+		}
+		s.pool.Put(s)
+	}
+}
 
 // decompress returns at most limit bytes of what src decompresses to; more is
 // ErrTooLarge.
 func decompress(c Codec, src []byte, limit int) ([]byte, error) {
-	switch c {
-	case None:
+	if c == None {
 		return src, nil
-	case Gzip:
-		r, ok := gzipReaders.Get().(*gzip.Reader)
-		if !ok {
-			r = new(gzip.Reader)
-		}
-		defer gzipReaders.Put(r)
-		if err := r.Reset(bytes.NewReader(src)); err != nil {
-			return nil, fmt.Errorf("gzip: %w", err)
-		}
-		return readLimited(r, limit)
-	case Snappy:
-		return unsnappy(src, limit)
-	case LZ4:
-		r, ok := lz4Readers.Get().(*lz4.Reader)
-		if !ok {
-			r = lz4.NewReader(nil)
-		}
-		defer lz4Readers.Put(r)
-		r.Reset(bytes.NewReader(src))
-		return readLimited(r, limit)
-	case Zstd:
-		r, ok := zstdReaders.Get().(*zstd.Decoder)
-		if !ok {
-			var err error
-			if r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20)); err != nil {
-				return nil, fmt.Errorf("zstd: %w", err)
-			}
-		}
-		defer zstdReaders.Put(r)
-		if err := r.Reset(bytes.NewReader(src)); err != nil {
-			return nil, fmt.Errorf("zstd: %w", err)
-		}
-		return readLimited(r, limit)
-	default:
-		return nil, fmt.Errorf("%w: %d", ErrCodec, c)
 	}
-}
-
-func readLimited(r io.Reader, limit int) ([]byte, error) {
-	var out bytes.Buffer
-	n, err := out.ReadFrom(io.LimitReader(r, int64(limit)+1))
+	s, err := openStream(c, src, limit)
 	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
+		return nil, err
+	}
+	defer s.close()
+	var out bytes.Buffer
+	out.Grow(min(4*len(src), limit) + bytes.MinRead)
+	n, err := out.ReadFrom(io.LimitReader(s.r, int64(limit)+1))
+	if err != nil {
+		return nil, fmt.Errorf("decompress %v: %w", c, err)
 	}
 	if n > int64(limit) {
 		return nil, ErrTooLarge
@@ -102,121 +155,95 @@ func readLimited(r io.Reader, limit int) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// wideZstd tells whether a frame asks for a window over zstdWindow.
+func wideZstd(c Codec, src []byte) (h zstd.Header, wide bool) {
+	if c != Zstd || h.Decode(src) != nil || h.Skippable {
+		return h, false
+	}
+	return h, h.WindowSize > zstdWindow || h.SingleSegment && h.FrameContentSize > zstdWindow
+}
+
+// unzstd decompresses a frame whose window is too wide to be given a buffer on
+// the frame's word: the output is its window, and gets room as it is found to
+// need it, never more than src could fill.
+func unzstd(h zstd.Header, src []byte, limit int) ([]byte, error) {
+	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		return nil, fmt.Errorf("zstd: %w", err)
+	}
+	defer r.Close()
+	most := int(min(int64(limit), Zstd.maxExpansion()*int64(len(src))))
+	room := min(most, 1<<20)
+	if h.HasFCS {
+		room = int(min(uint64(most), h.FrameContentSize))
+	}
+	for ; ; room = min(most, 2*room) {
+		b, err := r.DecodeAll(src, make([]byte, 0, room))
+		switch {
+		case err == nil:
+			return b, nil
+		case room-len(b) > zstdBlock: // room was not what it lacked
+			return nil, fmt.Errorf("zstd: %w", err)
+		case room == most:
+			return nil, ErrTooLarge
+		}
+	}
+}
+
 // xerial is the header of the framing that Java clients put around snappy
 // blocks: magic, version, lowest compatible version.
 var xerial = []byte{0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1}
 
-// xerialBlock is the most that goes into one block of that framing.
-const xerialBlock = 32 << 10
-
-func unsnappy(src []byte, limit int) ([]byte, error) {
-	if !bytes.HasPrefix(src, xerial[:8]) {
-		return snappyBlock(nil, src, limit)
-	}
-	if len(src) < len(xerial) {
-		return nil, ErrTruncated
-	}
-	var out []byte
-	for src = src[len(xerial):]; len(src) > 0; {
-		if len(src) < 4 {
-			return nil, ErrTruncated
-		}
-		n := int64(binary.BigEndian.Uint32(src))
-		if src = src[4:]; n > int64(len(src)) {
-			return nil, ErrTruncated
-		}
-		var err error
-		if out, err = snappyBlock(out, src[:n], limit); err != nil {
-			return nil, err
-		}
-		src = src[n:]
-	}
-	return out, nil
+// xerialReader reads the blocks of that framing: length int32 | snappy block.
+type xerialReader struct {
+	src   []byte
+	limit int // of one block, in bytes
+	begun bool
+	block []byte // decompressed and not yet read
 }
 
-func snappyBlock(dst, src []byte, limit int) ([]byte, error) {
+// Read reads of the next block.
+func (x *xerialReader) Read(p []byte) (int, error) {
+	if !x.begun {
+		if len(x.src) < len(xerial) {
+			return 0, ErrTruncated
+		}
+		x.src, x.begun = x.src[len(xerial):], true
+	}
+	for len(x.block) == 0 {
+		if len(x.src) == 0 {
+			return 0, io.EOF
+		}
+		if len(x.src) < 4 {
+			return 0, ErrTruncated
+		}
+		n := int64(binary.BigEndian.Uint32(x.src))
+		if x.src = x.src[4:]; n > int64(len(x.src)) {
+			return 0, ErrTruncated
+		}
+		var err error
+		if x.block, err = unsnappy(x.src[:n], x.limit); err != nil {
+			return 0, err
+		}
+		x.src = x.src[n:]
+	}
+	n := copy(p, x.block)
+	x.block = x.block[n:]
+	return n, nil
+}
+
+// unsnappy decompresses one snappy block.
+func unsnappy(src []byte, limit int) ([]byte, error) {
 	n, err := s2.DecodedLen(src)
 	if err != nil {
 		return nil, fmt.Errorf("snappy: %w", err)
 	}
-	if n > limit-len(dst) {
+	if n > limit || int64(n) > Snappy.maxExpansion()*int64(len(src)) {
 		return nil, ErrTooLarge
 	}
-	// A snappy byte expands to at most 64, give or take the block's header.
-	if n > 64*len(src)+64 {
-		return nil, fmt.Errorf("snappy: %w", errors.New("impossible length"))
-	}
-	block, err := s2.Decode(nil, src)
+	b, err := s2.Decode(nil, src)
 	if err != nil {
 		return nil, fmt.Errorf("snappy: %w", err)
 	}
-	if dst == nil {
-		return block, nil
-	}
-	return append(dst, block...), nil
-}
-
-// compress appends what src compresses to.
-func compress(c Codec, level int, dst, src []byte) ([]byte, error) {
-	out := bytes.NewBuffer(dst)
-	switch c {
-	case None:
-		return append(dst, src...), nil
-	case Gzip:
-		if level == DefaultLevel {
-			level = gzip.DefaultCompression
-		}
-		w, err := gzip.NewWriterLevel(out, level)
-		if err != nil {
-			return nil, fmt.Errorf("gzip: %w", err)
-		}
-		return finish(out, w, src)
-	case Snappy:
-		dst = append(dst, xerial...)
-		for len(src) > 0 {
-			block := src[:min(len(src), xerialBlock)]
-			enc := s2.EncodeSnappy(nil, block)
-			dst = binary.BigEndian.AppendUint32(dst, uint32(len(enc)))
-			dst = append(dst, enc...)
-			src = src[len(block):]
-		}
-		return dst, nil
-	case LZ4:
-		w := lz4.NewWriter(out)
-		if err := w.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.CompressionLevelOption(lz4Level(level))); err != nil {
-			return nil, fmt.Errorf("lz4: %w", err)
-		}
-		return finish(out, w, src)
-	case Zstd:
-		l := zstd.SpeedDefault
-		if level != DefaultLevel {
-			l = zstd.EncoderLevelFromZstd(level)
-		}
-		w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(l), zstd.WithLowerEncoderMem(true))
-		if err != nil {
-			return nil, fmt.Errorf("zstd: %w", err)
-		}
-		return w.EncodeAll(src, dst), nil
-	default:
-		return nil, fmt.Errorf("%w: %d", ErrCodec, c)
-	}
-}
-
-// lz4Level maps compression.lz4.level (1 to 17) to the library's steps.
-func lz4Level(level int) lz4.CompressionLevel {
-	if level == DefaultLevel || level <= 1 {
-		return lz4.Fast
-	}
-	steps := []lz4.CompressionLevel{lz4.Level1, lz4.Level2, lz4.Level3, lz4.Level4, lz4.Level5, lz4.Level6, lz4.Level7, lz4.Level8, lz4.Level9}
-	return steps[min(level, len(steps))-1]
-}
-
-func finish(out *bytes.Buffer, w io.WriteCloser, src []byte) ([]byte, error) {
-	if _, err := w.Write(src); err != nil {
-		return nil, fmt.Errorf("compress: %w", err)
-	}
-	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("compress: %w", err)
-	}
-	return out.Bytes(), nil
+	return b, nil
 }

@@ -95,8 +95,20 @@ func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderLen {
 		return Header{}, ErrTruncated
 	}
+	h := readHeader(b)
+	if h.Magic != 2 {
+		return h, fmt.Errorf("%w: magic %d", ErrMagic, h.Magic)
+	}
+	if h.Length < HeaderLen-lengthPrefix || h.LastOffsetDelta < 0 || h.NumRecords < 0 {
+		return h, ErrLength
+	}
+	return h, nil
+}
+
+// readHeader reads the header's fields as they are; b has HeaderLen bytes.
+func readHeader(b []byte) Header {
 	be := binary.BigEndian
-	h := Header{
+	return Header{
 		BaseOffset:      kafka.Offset(be.Uint64(b)),
 		Length:          int32(be.Uint32(b[8:])),
 		LeaderEpoch:     kafka.LeaderEpoch(be.Uint32(b[12:])),
@@ -111,13 +123,6 @@ func ParseHeader(b []byte) (Header, error) {
 		BaseSequence:    int32(be.Uint32(b[53:])),
 		NumRecords:      int32(be.Uint32(b[57:])),
 	}
-	if h.Magic != 2 {
-		return h, fmt.Errorf("%w: magic %d", ErrMagic, h.Magic)
-	}
-	if h.Length < HeaderLen-lengthPrefix || h.LastOffsetDelta < 0 || h.NumRecords < 0 {
-		return h, ErrLength
-	}
-	return h, nil
 }
 
 // VerifyCRC checks the checksum of one whole batch.
@@ -141,9 +146,22 @@ func Stamp(b []byte, base kafka.Offset, epoch kafka.LeaderEpoch) {
 // SetLogAppendTime makes ms the time of all records of a batch, in place, and
 // renews the checksum, as Kafka does for message.timestamp.type=LogAppendTime.
 func SetLogAppendTime(b []byte, ms int64) {
+	setTimes(b, binary.BigEndian.Uint16(b[21:])|attrLogAppendTime, ms)
+}
+
+// setCreateTime makes ms the largest time of a batch whose records have their
+// own, in place. The checksum is renewed only where that changes something.
+func setCreateTime(b []byte, ms int64) {
+	setTimes(b, binary.BigEndian.Uint16(b[21:])&^attrLogAppendTime, ms)
+}
+
+func setTimes(b []byte, attrs uint16, maxMs int64) {
 	be := binary.BigEndian
-	be.PutUint16(b[21:], be.Uint16(b[21:])|attrLogAppendTime)
-	be.PutUint64(b[35:], uint64(ms))
+	if be.Uint16(b[21:]) == attrs && be.Uint64(b[35:]) == uint64(maxMs) {
+		return
+	}
+	be.PutUint16(b[21:], attrs)
+	be.PutUint64(b[35:], uint64(maxMs))
 	setCRC(b)
 }
 

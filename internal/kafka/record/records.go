@@ -3,8 +3,6 @@ package record
 import (
 	"encoding/binary"
 	"iter"
-
-	"github.com/varvelog/varve/internal/kafka"
 )
 
 // MaxDecompressed bounds what one batch may decompress to, in bytes.
@@ -65,37 +63,6 @@ func open(b []byte, limit int) (Header, []byte, error) {
 	return h, body, err
 }
 
-// scanner reads the fields of one record; any misstep makes it bad.
-type scanner struct {
-	b   []byte
-	bad bool
-}
-
-func (s *scanner) varint() int64 {
-	v, n := binary.Varint(s.b)
-	if n <= 0 {
-		s.bad = true
-		return 0
-	}
-	s.b = s.b[n:]
-	return v
-}
-
-// bytes reads a length and that many bytes; a length of -1 is null.
-func (s *scanner) bytes() []byte {
-	n := s.varint()
-	if n == -1 {
-		return nil
-	}
-	if s.bad || n < 0 || n > int64(len(s.b)) {
-		s.bad = true
-		return nil
-	}
-	v := s.b[:n:n]
-	s.b = s.b[n:]
-	return v
-}
-
 // parseRecord reads the record at the beginning of b and returns its length.
 func parseRecord(b []byte) (Record, int, error) {
 	size, n := binary.Varint(b)
@@ -110,11 +77,11 @@ func parseRecord(b []byte) (Record, int, error) {
 	s.bad = s.bad || int64(r.OffsetDelta) != delta
 	r.Key, r.Value = s.bytes(), s.bytes()
 	count := s.varint()
-	if s.bad || count < 0 || count > int64(len(s.b)) { // a header takes two bytes or more
+	if s.bad || count < 0 || count > int64(len(s.b)-s.i) { // a header takes two bytes or more
 		return Record{}, 0, ErrMalformed
 	}
 	if count > 0 {
-		r.Headers = make([]KV, 0, min(count, int64(len(s.b)/2)))
+		r.Headers = make([]KV, 0, min(count, int64(len(s.b)-s.i)/2))
 		for range count {
 			k := s.bytes()
 			s.bad = s.bad || k == nil
@@ -124,50 +91,8 @@ func parseRecord(b []byte) (Record, int, error) {
 			}
 		}
 	}
-	if s.bad || len(s.b) > 0 {
+	if s.bad || s.i < len(s.b) {
 		return Record{}, 0, ErrMalformed
 	}
 	return r, total, nil
-}
-
-// FindTimestamp returns the first record of a batch whose time is ts or later.
-func FindTimestamp(b []byte, ts int64) (off kafka.Offset, at int64, ok bool, err error) {
-	h, err := ParseHeader(b)
-	if err != nil || h.MaxTimestamp < ts {
-		return 0, 0, false, err
-	}
-	if h.LogAppendTime() {
-		return h.BaseOffset, h.MaxTimestamp, true, nil
-	}
-	for r, err := range Records(b, MaxDecompressed) {
-		if err != nil {
-			return 0, 0, false, err
-		}
-		if at := h.FirstTimestamp + r.TimestampDelta; at >= ts {
-			return h.BaseOffset + kafka.Offset(r.OffsetDelta), at, true, nil
-		}
-	}
-	return 0, 0, false, nil
-}
-
-// MaxTimestampOffset returns the first record that has the batch's largest
-// time (KIP-734).
-func MaxTimestampOffset(b []byte) (off kafka.Offset, ts int64, err error) {
-	h, err := ParseHeader(b)
-	if err != nil {
-		return 0, 0, err
-	}
-	if h.LogAppendTime() { // all have it; Kafka answers with the last
-		return h.LastOffset(), h.MaxTimestamp, nil
-	}
-	off, ts = -1, -1
-	for r, err := range Records(b, MaxDecompressed) {
-		if err != nil {
-			return 0, 0, err
-		}
-		if at := h.FirstTimestamp + r.TimestampDelta; at > ts {
-			off, ts = h.BaseOffset+kafka.Offset(r.OffsetDelta), at
-		}
-	}
-	return off, ts, nil
 }

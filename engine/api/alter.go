@@ -132,7 +132,6 @@ func (a *alteration) apply(old map[string]string, s settings) (map[string]string
 	if a.replace || next == nil {
 		next = make(map[string]string, len(a.changes))
 	}
-	changed := make(map[string]string, len(a.changes))
 	for _, c := range a.changes {
 		if c.op == kmsg.IncrementalAlterConfigOpDelete {
 			delete(next, c.name)
@@ -142,9 +141,9 @@ func (a *alteration) apply(old map[string]string, s settings) (map[string]string
 		if err != nil {
 			return nil, err
 		}
-		next[c.name], changed[c.name] = value, value
+		next[c.name] = value
 	}
-	if err := s.valid(changed); err != nil {
+	if err := s.valid(next); err != nil {
 		return nil, refuse(kafka.InvalidConfig, "%s", err.Error())
 	}
 	return next, nil

@@ -54,8 +54,9 @@ type Def struct {
 	// Dynamic tells whether a broker setting can be changed at run time.
 	Dynamic bool
 
-	min, max float64  // of numbers, where max > min
-	oneOf    []string // of strings and lists
+	min, max float64                 // of numbers, where max > min
+	oneOf    []string                // of strings and of a list's items
+	also     func(Def, string) error // a check of its own, of the trimmed value
 }
 
 // Older is a setting in a coarser unit.
@@ -161,7 +162,7 @@ func ValidateBrokerDynamic(name, value string) error {
 		return &Error{"Unknown broker config name: " + name}
 	}
 	if !d.Dynamic {
-		return &Error{"Cannot update these configs dynamically: Set(" + name + ")"}
+		return &Error{"Cannot update these configs dynamically: [" + name + "]"}
 	}
 	return d.check(value)
 }
@@ -178,7 +179,7 @@ func ValidateTopic(kv map[string]string) error {
 			return err
 		}
 	}
-	return nil
+	return checkLags(kv)
 }
 
 // get returns a broker setting's value and where it comes from.
@@ -227,11 +228,11 @@ func EffectiveTopic(b *Broker, overrides map[string]string) Topic {
 		Compact:              slices.Contains(list(policy), "compact"),
 		Delete:               slices.Contains(list(policy), "delete"),
 		RetentionMs:          v.int("retention.ms"),
-		RetentionBytes:       v.int("retention.bytes"),
+		RetentionBytes:       max(v.int("retention.bytes"), -1),
 		SegmentBytes:         v.int("segment.bytes"),
 		SegmentMs:            v.int("segment.ms"),
 		MaxMessageBytes:      int(v.int("max.message.bytes")),
-		LogAppendTime:        v("message.timestamp.type") == "LogAppendTime",
+		LogAppendTime:        v.text("message.timestamp.type") == "LogAppendTime",
 		TimestampBeforeMaxMs: v.int("message.timestamp.before.max.ms"),
 		TimestampAfterMaxMs:  v.int("message.timestamp.after.max.ms"),
 		Compression:          compressionOf(v),
@@ -244,7 +245,7 @@ func EffectiveTopic(b *Broker, overrides map[string]string) Topic {
 
 func compressionOf(v reader) record.Compression {
 	c := record.Compression{Level: record.DefaultLevel}
-	switch v("compression.type") {
+	switch v.text("compression.type") {
 	case "producer":
 		c.Producer = true
 	case "gzip":
@@ -264,8 +265,8 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	v := reader(func(name string) string { s, _ := b.get(name); return s })
 	b.NumPartitions = int32(v.int("num.partitions"))
 	b.DefaultReplicationFactor = int16(v.int("default.replication.factor"))
-	b.AutoCreateTopics = v("auto.create.topics.enable") == "true"
-	b.DeleteTopicEnable = v("delete.topic.enable") == "true"
+	b.AutoCreateTopics = v.bool("auto.create.topics.enable")
+	b.DeleteTopicEnable = v.bool("delete.topic.enable")
 	b.MessageMaxBytes = int(v.int("message.max.bytes"))
 	b.SocketRequestMaxBytes = int32(v.int("socket.request.max.bytes"))
 	b.MaxConnections = int(v.int("max.connections"))
@@ -301,6 +302,10 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 type reader func(name string) string
 
 func (r reader) int(name string) int64 { return mustInt(r(name)) }
+
+func (r reader) text(name string) string { return strings.TrimSpace(r(name)) }
+
+func (r reader) bool(name string) bool { return strings.EqualFold(r.text(name), "true") }
 
 func (r reader) ms(name string) time.Duration {
 	ms := r.int(name)

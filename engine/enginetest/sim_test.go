@@ -28,9 +28,9 @@ const (
 	producers  = 3
 )
 
-// TestSim runs VARVE_SIM_SEEDS seeds (100), or the one that VARVE_SIM_SEED names.
+// TestSim runs VARVE_SIM_SEEDS seeds (60), or the one that VARVE_SIM_SEED names.
 func TestSim(t *testing.T) {
-	first, count := uint64(1), uint64(100)
+	first, count := uint64(1), uint64(60)
 	if s := os.Getenv("VARVE_SIM_SEEDS"); s != "" {
 		count = number(t, s)
 	}

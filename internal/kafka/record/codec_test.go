@@ -53,6 +53,31 @@ func TestScan(t *testing.T) {
 	})
 }
 
+// TestScanLimit: a scanner gives up at its limit.
+func TestScanLimit(t *testing.T) {
+	for _, codec := range codecs[1:] {
+		b := NewBuilder(codec)
+		for range 100 {
+			b.Append(1, nil, make([]byte, 10<<10))
+		}
+		batch := build(t, b)
+		h, err := ParseHeader(batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := scan(batch, h, 500<<10)
+		for err == nil && !s.bad {
+			s.record()
+		}
+		if err == nil {
+			err = s.fail()
+		}
+		if !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%v: %v", codec, err)
+		}
+	}
+}
+
 // TestWideWindow: a zstd frame with a window of 64 MiB, as the levels over 19
 // make, is read, but its word is not taken for memory.
 func TestWideWindow(t *testing.T) {

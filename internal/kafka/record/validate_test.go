@@ -64,6 +64,7 @@ func TestValidateProduce(t *testing.T) {
 		{name: "compacted without key", records: three(t, Gzip, nil), change: func(r *Rules) { r.Compacted = true }, code: kafka.InvalidRecord, reached: true, errs: 3},
 		{name: "compacted with key", records: three(t, Gzip, []byte("k")), change: func(r *Rules) { r.Compacted = true }},
 		{name: "last delta", records: edit(func(b []byte) { b[26]++ }), code: kafka.InvalidRecord, reached: true},
+		{name: "records left over", records: edit(func(b []byte) { b[60]--; b[26]-- }), code: kafka.InvalidRecord, reached: true},
 		{name: "negative count", records: edit(func(b []byte) { b[57] = 0xff }), code: kafka.InvalidRecord, reached: true},
 		{name: "no records", records: build(t, NewBuilder(None)), code: kafka.InvalidRecord, reached: true},
 		{name: "negative count and crc", records: func() []byte { b := three(t, None, nil); b[57] = 0xff; return b }(), code: kafka.CorruptMessage},

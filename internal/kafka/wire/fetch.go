@@ -23,6 +23,14 @@ type FetchPartition struct {
 	Aborted              []Aborted // nil: null
 	PreferredReadReplica int32     // -1: none
 	Records              [][]byte  // whole batches, in pieces
+	Diverging            *EpochEnd // from version 12; nil: not told
+	Leader               *Leader   // from version 12; nil: not told
+}
+
+// EpochEnd is where an epoch ends at the leader (KIP-595).
+type EpochEnd struct {
+	Epoch kafka.LeaderEpoch
+	End   kafka.Offset
 }
 
 // FetchTopic is a topic of a fetch response.
@@ -40,20 +48,15 @@ type FetchResponse struct {
 	Err           kafka.ErrorCode // from version 7
 	SessionID     int32           // from version 7
 	Topics        []FetchTopic
-}
-
-// cut is where record pieces go in between the encoded bytes.
-type cut struct {
-	at      int
-	records [][]byte
+	Endpoints     []Endpoint // from version 16: of the leaders told
 }
 
 // AppendTo appends the framed response to bufs: what lies around the records
 // encoded into scratch, the records by reference. It returns both, grown;
-// scratch can be used again once bufs is written.
+// scratch can be used again once bufs is written. Nothing else is allocated.
 func (r *FetchResponse) AppendTo(bufs net.Buffers, scratch []byte) (net.Buffers, []byte) {
-	e := encoder{b: scratch[:0], flexible: r.Version >= 12}
-	e.b = append(e.b, 0, 0, 0, 0)
+	e := encoder{b: append(scratch[:0], 0, 0, 0, 0), flexible: r.Version >= 12}
+	first, from, size := len(bufs), 0, 0
 	e.int32(r.CorrelationID)
 	e.tags()
 	e.int32(r.ThrottleMs)
@@ -62,8 +65,6 @@ func (r *FetchResponse) AppendTo(bufs net.Buffers, scratch []byte) (net.Buffers,
 		e.int32(r.SessionID)
 	}
 	e.arrayLen(len(r.Topics))
-	var cuts []cut
-	var recordBytes int
 	for i := range r.Topics {
 		t := &r.Topics[i]
 		if r.Version >= 13 {
@@ -74,23 +75,24 @@ func (r *FetchResponse) AppendTo(bufs net.Buffers, scratch []byte) (net.Buffers,
 		e.arrayLen(len(t.Partitions))
 		for j := range t.Partitions {
 			p := &t.Partitions[j]
-			n := e.fetchPartition(p, r.Version)
-			if recordBytes += n; n > 0 {
-				cuts = append(cuts, cut{len(e.b), p.Records})
+			if n := e.fetchPartition(p, r.Version); n > 0 {
+				// Should e.b grow and move later, these bytes stay as they are.
+				bufs = append(bufs, e.b[from:len(e.b):len(e.b)])
+				bufs = append(bufs, p.Records...)
+				from, size = len(e.b), size+n
 			}
-			e.tags()
+			e.fetchTags(p, r.Version)
 		}
 		e.tags()
 	}
-	e.tags()
-	binary.BigEndian.PutUint32(e.b, uint32(len(e.b)-4+recordBytes))
-	from := 0
-	for _, c := range cuts {
-		bufs = append(bufs, e.b[from:c.at:c.at])
-		bufs = append(bufs, c.records...)
-		from = c.at
+	if r.Version >= 16 {
+		e.endpoints(r.Endpoints)
+	} else {
+		e.tags()
 	}
-	return append(bufs, e.b[from:]), e.b
+	bufs = append(bufs, e.b[from:])
+	binary.BigEndian.PutUint32(bufs[first], uint32(len(e.b)-4+size))
+	return bufs, e.b
 }
 
 // fetchPartition encodes a partition up to its records' length, which it returns.
@@ -121,4 +123,25 @@ func (e *encoder) fetchPartition(p *FetchPartition, version int16) int {
 	}
 	e.arrayLen(n) // bytes are written as an array of bytes is
 	return n
+}
+
+func (e *encoder) fetchTags(p *FetchPartition, version int16) {
+	if version < 12 || p.Diverging == nil && p.Leader == nil {
+		e.tags()
+		return
+	}
+	if p.Diverging != nil && p.Leader != nil {
+		e.b = append(e.b, 2)
+	} else {
+		e.b = append(e.b, 1)
+	}
+	if p.Diverging != nil {
+		e.tag(0, 4+8+1)
+		e.int32(int32(p.Diverging.Epoch))
+		e.int64(int64(p.Diverging.End))
+		e.tags()
+	}
+	if p.Leader != nil {
+		e.leader(1, p.Leader)
+	}
 }

@@ -20,7 +20,8 @@ type ProducePartition struct {
 	LogAppendTime  int64
 	LogStartOffset kafka.Offset
 	Records        []RecordError
-	Message        string // "": null
+	Message        string  // "": null
+	Leader         *Leader // from version 10; nil: not told
 }
 
 // ProduceTopic is a topic of a produce response.
@@ -36,6 +37,7 @@ type ProduceResponse struct {
 	CorrelationID int32
 	ThrottleMs    int32
 	Topics        []ProduceTopic
+	Endpoints     []Endpoint // from version 10: of the leaders told
 }
 
 // AppendTo appends the framed response to dst.
@@ -59,7 +61,11 @@ func (r *ProduceResponse) AppendTo(dst []byte) []byte {
 		e.tags()
 	}
 	e.int32(r.ThrottleMs)
-	e.tags()
+	if r.Version >= 10 {
+		e.endpoints(r.Endpoints)
+	} else {
+		e.tags()
+	}
 	binary.BigEndian.PutUint32(e.b[begin:], uint32(len(e.b)-begin-4))
 	return e.b
 }
@@ -80,6 +86,11 @@ func (e *encoder) producePartition(p *ProducePartition, version int16) {
 			e.tags()
 		}
 		e.nullable(p.Message)
+	}
+	if version >= 10 && p.Leader != nil {
+		e.b = append(e.b, 1)
+		e.leader(0, p.Leader)
+		return
 	}
 	e.tags()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +20,9 @@ func FuzzFetch(f *testing.F) {
 	for v := int16(4); v <= 18; v++ {
 		f.Add(v, int32(7), int16(3), int64(9), "topic", []byte("some records"), uint8(3), uint8(1))
 		f.Add(v, int32(0), int16(0), int64(-1), "", []byte{}, uint8(0), uint8(0))
+		for _, tags := range []uint8{4, 8, 12, 0xc0, 0xff} {
+			f.Add(v, int32(9), int16(6), int64(300), strings.Repeat("host", 50), []byte{}, uint8(2), tags)
+		}
 	}
 	f.Fuzz(func(t *testing.T, version int16, corr int32, code int16, off int64, name string, data []byte, parts, aborted uint8) {
 		if version < 4 || version > 18 || len(name) > 1000 {
@@ -40,7 +44,21 @@ func FuzzFetch(f *testing.F) {
 				ta.ProducerID, ta.FirstOffset = a, off
 				tp.AbortedTransactions = append(tp.AbortedTransactions, ta)
 			}
+			if version >= 12 && aborted&4 != 0 {
+				op.Diverging, tp.DivergingEpoch.Epoch, tp.DivergingEpoch.EndOffset = &EpochEnd{5, kafka.Offset(off) | 1}, 5, off|1
+			}
+			if version >= 12 && aborted&8 != 0 {
+				op.Leader, tp.CurrentLeader.LeaderID, tp.CurrentLeader.LeaderEpoch = &Leader{corr | 1<<30, 6}, corr|1<<30, 6
+			}
 			ot.Partitions, tt.Partitions = append(ot.Partitions, op), append(tt.Partitions, tp)
+		}
+		for i := range int32(aborted >> 6) {
+			if version >= 16 {
+				ours.Endpoints = append(ours.Endpoints, Endpoint{i, name, corr, rackOf(i)})
+				b := kmsg.NewFetchResponseBroker()
+				b.NodeID, b.Host, b.Port, b.Rack = i, name, corr, pointer(rackOf(i))
+				theirs.Brokers = append(theirs.Brokers, b)
+			}
 		}
 		ours.Topics, theirs.Topics = append(ours.Topics, ot), append(theirs.Topics, tt)
 		bufs, _ := ours.AppendTo(nil, nil)
@@ -56,6 +74,7 @@ func FuzzFetch(f *testing.F) {
 func FuzzProduce(f *testing.F) {
 	for v := int16(3); v <= 13; v++ {
 		f.Add(v, int32(7), int16(3), int64(9), "topic", "why", uint8(2), uint8(1))
+		f.Add(v, int32(9), int16(6), int64(300), strings.Repeat("host", 50), "", uint8(2), uint8(0xc4))
 	}
 	f.Fuzz(func(t *testing.T, version int16, corr int32, code int16, off int64, name, message string, parts, records uint8) {
 		if version < 3 || version > 13 || len(name) > 1000 || len(message) > 1000 {
@@ -79,11 +98,32 @@ func FuzzProduce(f *testing.F) {
 				tr.RelativeOffset, tr.ErrorMessage = r, tp.ErrorMessage
 				tp.ErrorRecords = append(tp.ErrorRecords, tr)
 			}
+			if version >= 10 && records&4 != 0 {
+				op.Leader, tp.CurrentLeader.LeaderID, tp.CurrentLeader.LeaderEpoch = &Leader{corr | 1<<30, 6}, corr|1<<30, 6
+			}
 			ot.Partitions, tt.Partitions = append(ot.Partitions, op), append(tt.Partitions, tp)
+		}
+		for i := range int32(records >> 6) {
+			if version >= 10 {
+				ours.Endpoints = append(ours.Endpoints, Endpoint{i, name, corr, rackOf(i)})
+				b := kmsg.NewProduceResponseBroker()
+				b.NodeID, b.Host, b.Port, b.Rack = i, name, corr, pointer(rackOf(i))
+				theirs.Brokers = append(theirs.Brokers, b)
+			}
 		}
 		ours.Topics, theirs.Topics = append(ours.Topics, ot), append(theirs.Topics, tt)
 		compare(t, ours.AppendTo(nil), framed(theirs, corr))
 	})
+}
+
+// rackOf is a rack, or none.
+func rackOf(i int32) string { return []string{"", "rack"}[i%2] }
+
+func pointer(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 func framed(r kmsg.Response, corr int32) []byte {
@@ -118,17 +158,38 @@ func FuzzRequestHeader(f *testing.F) {
 	})
 }
 
+// TestRequestHeader reads the headers of all requests that kmsg knows.
 func TestRequestHeader(t *testing.T) {
-	for _, v := range []int16{0, 8, 9, 12} {
-		r := kmsg.NewPtrMetadataRequest()
-		r.SetVersion(v)
-		frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID("me")).AppendRequest(nil, r, 42)[4:]
-		h, body, err := ParseRequestHeader(frame)
-		if err != nil || h.Key != 3 || h.Version != v || h.CorrelationID != 42 || h.ClientID == nil || *h.ClientID != "me" {
-			t.Fatalf("version %d: %+v, %v", v, h, err)
+	for key := range int16(kmsg.MaxKey + 1) {
+		r := kmsg.RequestForKey(key)
+		if r == nil || key == 7 { // ControlledShutdown has a header of its own
+			continue
 		}
-		if err := kmsg.NewPtrMetadataRequest().ReadFrom(body); v == 0 && err != nil {
-			t.Fatal(err)
+		for v := range r.MaxVersion() + 1 {
+			r.SetVersion(v)
+			frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID("me")).AppendRequest(nil, r, 42)[4:]
+			h, body, err := ParseRequestHeader(frame)
+			if err != nil || h.Key != key || h.Version != v || h.CorrelationID != 42 || h.ClientID == nil || *h.ClientID != "me" {
+				t.Fatalf("key %d version %d: %+v, %v", key, v, h, err)
+			}
+			if want := r.AppendTo(nil); !bytes.Equal(body, want) {
+				t.Fatalf("key %d version %d: body %x, want %x", key, v, body, want)
+			}
+		}
+	}
+}
+
+// TestRequestTags: tagged fields of the header are skipped, and their lengths
+// are not believed.
+func TestRequestTags(t *testing.T) {
+	head := []byte{0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff}
+	for _, c := range []struct {
+		tags []byte
+		body int // -1: refused
+	}{{[]byte{0, 9}, 1}, {[]byte{2, 0, 1, 7, 5, 2, 7, 7, 9, 9}, 2}, {[]byte{1, 0, 9, 1}, -1}, {[]byte{0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0}, -1}, {nil, -1}} {
+		h, body, err := ParseRequestHeader(append(bytes.Clone(head), c.tags...))
+		if (err != nil) != (c.body < 0) || err == nil && len(body) != c.body || h.ClientID != nil {
+			t.Errorf("%x: body %x, %v", c.tags, body, err)
 		}
 	}
 }
@@ -171,16 +232,104 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-func BenchmarkFetch(b *testing.B) {
-	r := FetchResponse{Version: 16, Topics: []FetchTopic{{Partitions: make([]FetchPartition, 100)}}}
-	data := make([]byte, 1024)
-	for i := range r.Topics[0].Partitions {
-		r.Topics[0].Partitions[i].Records = [][]byte{data}
+// FuzzFrames: what ReadFrame gives is what was framed, however it arrives, and
+// no length makes it allocate far ahead of what has come.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 9, 0, 3, 0, 9, 1, 2, 3, 4, 5}, uint8(1))
+	f.Add([]byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 9}, uint8(7))
+	f.Add([]byte{0, 0, 0, 8, 0, 0, 0, 9, 1, 2, 3, 4, 0, 0, 0}, uint8(0))
+	f.Fuzz(func(t *testing.T, data []byte, chunk uint8) {
+		r := &slowly{data, int(chunk) + 1}
+		left := data
+		for {
+			frame, err := ReadFrame(r, 100<<20)
+			if err != nil {
+				if len(left) == 0 != (err == io.EOF) {
+					t.Fatalf("%v with %d bytes left", err, len(left))
+				}
+				return
+			}
+			size := binary.BigEndian.Uint32(left)
+			if !bytes.Equal(frame, left[4:4+size]) || cap(frame) > 2*len(frame)+64 {
+				t.Fatalf("%d bytes of %d", len(frame), size)
+			}
+			left = left[4+size:]
+		}
+	})
+}
+
+// slowly gives at most n bytes at a time.
+type slowly struct {
+	b []byte
+	n int
+}
+
+func (s *slowly) Read(p []byte) (int, error) {
+	if len(s.b) == 0 {
+		return 0, io.EOF
 	}
+	n := copy(p[:min(len(p), s.n)], s.b)
+	s.b = s.b[n:]
+	return n, nil
+}
+
+// TestFrameIsOneAllocation: of the frame's size, for an ordinary Produce.
+func TestFrameIsOneAllocation(t *testing.T) {
+	for _, size := range []int{100, 256 << 10, 1 << 20} {
+		b := append(binary.BigEndian.AppendUint32(nil, uint32(size)), make([]byte, size)...)
+		r := bytes.NewReader(b)
+		var frame []byte
+		n := testing.AllocsPerRun(5, func() {
+			r.Reset(b)
+			var err error
+			if frame, err = ReadFrame(r, 100<<20); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n > 2 || len(frame) != size { // the length's own eight bytes are the other
+			t.Errorf("%d bytes: %v allocations", size, n)
+		}
+	}
+}
+
+// TestSteadyState: with what they gave back, the encoders allocate nothing.
+func TestSteadyState(t *testing.T) {
+	fetch, produce := hundred()
+	bufs, scratch := fetch.AppendTo(nil, nil)
+	answer := produce.AppendTo(nil)
+	if n := testing.AllocsPerRun(10, func() {
+		bufs, scratch = fetch.AppendTo(bufs[:0], scratch)
+		answer = produce.AppendTo(answer[:0])
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// hundred returns responses of a hundred partitions each.
+func hundred() (*FetchResponse, *ProduceResponse) {
+	fetch := &FetchResponse{Version: 16, Topics: []FetchTopic{{Partitions: make([]FetchPartition, 100)}}}
+	data := make([]byte, 1024)
+	for i := range fetch.Topics[0].Partitions {
+		fetch.Topics[0].Partitions[i].Records = [][]byte{data, data}
+	}
+	return fetch, &ProduceResponse{Version: 12, Topics: []ProduceTopic{{Name: "topic", Partitions: make([]ProducePartition, 100)}}}
+}
+
+func BenchmarkFetch(b *testing.B) {
+	r, _ := hundred()
 	var bufs net.Buffers
 	var scratch []byte
 	b.ReportAllocs()
 	for b.Loop() {
 		bufs, scratch = r.AppendTo(bufs[:0], scratch)
+	}
+}
+
+func BenchmarkProduce(b *testing.B) {
+	_, r := hundred()
+	var out []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		out = r.AppendTo(out[:0])
 	}
 }

@@ -35,7 +35,7 @@ func (c *Coordinator) describe(ctx context.Context, id string, version int16) km
 		return rg
 	}
 	var seen kmsg.DescribeGroupsResponseGroup
-	if code := c.view(ctx, id, func(g *Group) { seen = g.describe() }); code != kafka.None {
+	if code := c.view(ctx, id, Saved, func(g *Group) { seen = g.describe() }); code != kafka.None {
 		rg.ErrorCode = int16(code)
 		return rg
 	}
@@ -102,7 +102,7 @@ func (c *Coordinator) List(ctx context.Context, req *kmsg.ListGroupsRequest) *km
 }
 
 func wanted(filter []string, s string) bool {
-	return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, s) })
+	return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(strings.TrimSpace(f), s) })
 }
 
 func (g *Group) listed(id string) kmsg.ListGroupsResponseGroup {

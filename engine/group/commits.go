@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -58,7 +59,7 @@ func (c *Coordinator) checkCommit(req *kmsg.OffsetCommitRequest, resp *kmsg.Offs
 				continue
 			}
 			asked = append(asked, &rp.ErrorCode)
-			if p.Metadata != nil && len(utf16.Encode([]rune(*p.Metadata))) > limit { // as Java counts
+			if p.Metadata != nil && tooLarge(*p.Metadata, limit) {
 				rp.ErrorCode = int16(kafka.OffsetMetadataTooLarge)
 				continue
 			}
@@ -67,6 +68,31 @@ func (c *Coordinator) checkCommit(req *kmsg.OffsetCommitRequest, resp *kmsg.Offs
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return asked
+}
+
+// maxMetadataJSON lets 64 neighbouring partitions fit the catalogue's item.
+const maxMetadataJSON = 6000
+
+// tooLarge tells whether metadata is longer than limit, as Java counts, or
+// than can be stored.
+func tooLarge(metadata string, limit int) bool {
+	if len(metadata) > maxMetadataJSON || utf16Len(metadata) > limit {
+		return true
+	}
+	const worst = 6 // bytes of JSON that one byte may become
+	if len(metadata) <= maxMetadataJSON/worst {
+		return false
+	}
+	text, err := json.Marshal(metadata)
+	return err != nil || len(text) > maxMetadataJSON
+}
+
+func utf16Len(s string) int {
+	n := 0
+	for _, r := range s {
+		n += utf16.RuneLen(r)
+	}
+	return n
 }
 
 func groupOffset(req *kmsg.OffsetCommitRequest, p *kmsg.OffsetCommitRequestTopicPartition, now int64) catalog.GroupOffset {

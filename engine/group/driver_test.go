@@ -322,7 +322,14 @@ func TestNothingLeavesBeforeItIsSaved(t *testing.T) {
 		var j *kmsg.JoinGroupResponse
 		took("join", time.Second, func() { j = c.Join(t.Context(), joinReq("", 3), "", "") })
 		took("heartbeat", 0, func() { heartbeat(t, c, "g", j.MemberID, 1) })
-		took("sync", time.Second, func() { c.Sync(t.Context(), syncReq(j.MemberID, 1, j.MemberID)) })
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			took("sync", time.Second, func() { c.Sync(t.Context(), syncReq(j.MemberID, 1, j.MemberID)) })
+		})
+		synctest.Wait()
+		took("describe, which shows the assignment", time.Second, func() { want(t, "state", describe(t, c, 5, "g"), `g 0 Stable "range" 1; `) })
+		wg.Wait()
+		took("describe", 0, func() { describe(t, c, 5, "g") })
 		took("commit", time.Second, func() { commit(t, c, commitReq("g", j.MemberID, 1, "t", 5)) })
 		took("first simple commit", 2*time.Second, func() { commit(t, c, commitReq("s", "", -1, "t", 5)) })
 		took("delete, which fences, empties and removes", 3*time.Second, func() { deleteGroups(t, c, "s") })

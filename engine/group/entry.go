@@ -57,6 +57,7 @@ func (b *batch) empty() bool { return len(b.replies) == 0 && len(b.del) == 0 }
 type view struct {
 	token Token
 	look  func(g *Group)
+	when  When // Saved: it is answered when what was seen is durable
 }
 
 func (view) event() {}
@@ -90,8 +91,8 @@ func (c *Coordinator) call(ctx context.Context, id string, event func(Token) Eve
 }
 
 // view looks at a group when it is loaded.
-func (c *Coordinator) view(ctx context.Context, id string, look func(g *Group)) kafka.ErrorCode {
-	return c.call(ctx, id, func(t Token) Event { return view{token: t, look: look} }).Code
+func (c *Coordinator) view(ctx context.Context, id string, when When, look func(g *Group)) kafka.ErrorCode {
+	return c.call(ctx, id, func(t Token) Event { return view{token: t, look: look, when: when} }).Code
 }
 
 // handle lets an event happen, now or when the group is loaded.
@@ -108,7 +109,7 @@ func (e *entry) handle(ev Event) {
 func (e *entry) step(ev Event) {
 	if v, ok := ev.(view); ok {
 		v.look(e.group)
-		e.answer(Reply{Token: v.token})
+		e.give(Reply{Token: v.token, When: v.when})
 		return
 	}
 	cfg := e.c.o.Config()
@@ -133,17 +134,22 @@ func (e *entry) step(ev Event) {
 		delete(e.batch.set, tp)
 	}
 	for _, r := range out.Replies {
-		switch {
-		case r.When == Written:
-			e.batch.replies = append(e.batch.replies, r)
-		case r.When == Saved && e.saved < e.version, r.When == Deleted:
-			e.held = append(e.held, held{e.version, r})
-		default:
-			e.answer(r)
-		}
+		e.give(r)
 	}
 	if _, ok := ev.(Heartbeat); !ok { // a heartbeat only puts off
 		e.arm()
+	}
+}
+
+// give answers when what the answer reveals is durable.
+func (e *entry) give(r Reply) {
+	switch {
+	case r.When == Written:
+		e.batch.replies = append(e.batch.replies, r)
+	case r.When == Saved && e.saved < e.version, r.When == Deleted:
+		e.held = append(e.held, held{e.version, r})
+	default:
+		e.answer(r)
 	}
 }
 
@@ -221,7 +227,10 @@ func (e *entry) drop(code kafka.ErrorCode) {
 // forget removes the entry from memory if nothing is under way in it.
 func (e *entry) forget() {
 	busy := e.running || e.unsettled || len(e.replies) > 0 || !e.batch.empty() || e.deleting
-	if busy || e.group != nil && (!e.group.Idle() || e.version > e.saved) {
+	if busy || e.version > e.saved {
+		return
+	}
+	if e.group != nil && !e.group.Idle() && !(e.c.crowded() && e.group.Quiet()) {
 		return
 	}
 	e.gone = true
@@ -287,7 +296,7 @@ func (e *entry) work(ctx context.Context, j job, life int) {
 		life = e.life
 		if j = e.next(); j == nil {
 			e.running = false
-			if e.group == nil || !e.group.created {
+			if e.group == nil || !e.group.created || e.c.crowded() {
 				e.forget()
 			}
 		}

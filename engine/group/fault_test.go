@@ -236,3 +236,55 @@ func TestOffsetDelete(t *testing.T) {
 		want(t, "offset", off, -1)
 	})
 }
+
+// TestOffsetFetchOfOldVersions: before version 2 errors are the partitions',
+// and no topics are none, not all.
+func TestOffsetFetchOfOldVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c, stop := w.start()
+		defer stop()
+		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 5)), kafka.None)
+		r := kmsg.NewPtrOffsetFetchRequest()
+		for _, x := range []struct {
+			version         int16
+			topics, perPart int
+			top             kafka.ErrorCode
+		}{{1, 0, 24, kafka.None}, {2, 1, 0, kafka.InvalidGroupID}} {
+			r.Version, r.Group, r.Topics = x.version, "s", nil
+			want(t, fmt.Sprint("topics of version ", x.version), len(c.OffsetFetch(t.Context(), r).Topics), x.topics)
+			r.Group = strings.Repeat("x", 2000)
+			r.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: "t", Partitions: []int32{0}}}
+			resp := c.OffsetFetch(t.Context(), r)
+			perPart := 0
+			if len(resp.Topics) > 0 {
+				perPart = int(resp.Topics[0].Partitions[0].ErrorCode)
+			}
+			want(t, fmt.Sprint("partition's error, version ", x.version), perPart, x.perPart)
+			if x.version >= 2 {
+				want(t, "error", kafka.ErrorCode(resp.ErrorCode), x.top)
+			}
+		}
+	})
+}
+
+// TestUnsettledGroupsAreSettled: a write that may land yet is settled though
+// nobody asks for the group any more, which then leaves memory.
+func TestUnsettledGroupsAreSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c, stop := w.start()
+		defer stop()
+		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 5)), kafka.None)
+		w.store.Hook = func(op string, _ []meta.Op) memmeta.Fault {
+			return memmeta.Fault{Fail: op == "commit", Later: 2 * time.Minute}
+		}
+		want(t, "commit", commit(t, c, commitReq("s", "", -1, "t", 6)), kafka.CoordinatorNotAvailable)
+		w.store.Hook = nil
+		time.Sleep(90 * time.Second)
+		want(t, "groups in memory", c.Loaded(), 0)
+		time.Sleep(2 * time.Minute) // the write has landed, in vain
+		off, _ := fetch(t, c, "s")
+		want(t, "offset", off, 5)
+	})
+}

@@ -79,7 +79,7 @@ func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFe
 		return nil, kafka.InvalidGroupID
 	}
 	var topics []kmsg.OffsetFetchResponseGroupTopic
-	code := c.view(ctx, id, func(g *Group) {
+	code := c.view(ctx, id, Now, func(g *Group) {
 		if want == nil {
 			topics = c.allOffsets(g)
 			return

@@ -34,6 +34,7 @@ const (
 	idleFor    = time.Minute      // a group with nothing under way stays so long in memory
 	ioTimeout  = 10 * time.Second // of one call of the catalogue
 	scansPer   = 64               // scans for expired offsets of idle groups in one retention time
+	maxLoaded  = 10_000           // groups in memory beyond which idle ones leave at once
 )
 
 // Options are what a Coordinator needs.
@@ -141,6 +142,14 @@ func (c *Coordinator) entry(id string, owned bool) *entry {
 	return e
 }
 
+// crowded tells whether there are so many groups in memory that idle ones
+// leave at once.
+func (c *Coordinator) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries) > maxLoaded
+}
+
 func sameOwner(a, b catalog.Slot) bool {
 	return a.Slot == b.Slot && a.Owner == b.Owner && a.Epoch == b.Epoch
 }
@@ -227,7 +236,7 @@ func (c *Coordinator) scan(ctx context.Context, slot catalog.Slot) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.view(ctx, id, func(*Group) {}) // loads it
+		c.view(ctx, id, Now, func(*Group) {}) // loads it
 		if e, ok := c.enter(id); ok {
 			e.expire()
 			e.mu.Unlock()

@@ -17,7 +17,7 @@ func (g *Group) onJoin(now time.Time, r Join) {
 		refuse(kafka.CoordinatorNotAvailable, r.MemberID)
 	case !g.created && r.MemberID != "":
 		refuse(kafka.UnknownMemberID, r.MemberID)
-	case !g.accepts(known):
+	case !g.accepts(known) || !g.fits(known, r.Protocols):
 		if known != nil {
 			g.remove(known)
 		}
@@ -52,6 +52,25 @@ func (g *Group) accepts(known *Member) bool {
 	default:
 		return true
 	}
+}
+
+// fits tells whether the group has room for what a member (nil: a new one) offers.
+func (g *Group) fits(known *Member, protocols []Protocol) bool {
+	size := sizeOf(protocols)
+	for _, m := range g.members {
+		if m != known {
+			size += sizeOf(m.Protocols)
+		}
+	}
+	return size <= maxOffered
+}
+
+func sizeOf(protocols []Protocol) int {
+	size := 0
+	for _, p := range protocols {
+		size += len(p.Name) + len(p.Metadata)
+	}
+	return size
 }
 
 func (g *Group) joinNew(now time.Time, r Join) {
@@ -230,7 +249,7 @@ func (g *Group) complete(now time.Time) {
 		}
 	}
 	if len(g.members) > 0 && !g.elect() {
-		g.joinAt = now.Add(g.rebalanceTimeout()) // only absent static members: until their sessions end
+		g.joinAt = now.Add(max(g.rebalanceTimeout(), minRejoinWait)) // only absent static members: until their sessions end
 		return
 	}
 	g.generation++

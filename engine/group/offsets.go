@@ -45,10 +45,10 @@ func (g *Group) checkCommit(now time.Time, r Commit) kafka.ErrorCode {
 	case r.Generation != g.generation:
 		return kafka.IllegalGeneration
 	}
-	g.alive(now, m)
 	if g.state == CompletingRebalance {
 		return kafka.RebalanceInProgress
 	}
+	g.alive(now, m)
 	return kafka.None
 }
 

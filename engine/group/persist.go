@@ -25,7 +25,8 @@ func groupID(stored string) string { return strings.TrimPrefix(stored, "\x00") }
 
 // load reads the group. A state written under another ownership, or with a
 // write of ours still on its way, is written first, which ends all other
-// writers; the offsets are read after that.
+// writers; the offsets are read after that, and the topics after the offsets:
+// so a topic that has offsets and is not among them is one that was deleted.
 func (e *entry) load() job {
 	cat, id, slot, unsettled := e.c.o.Catalog, storeID(e.id), e.slot, e.unsettled
 	return func(ctx context.Context) func() {
@@ -39,6 +40,9 @@ func (e *entry) load() job {
 			if _, err = cat.SaveGroup(ctx, slot, item); err == nil {
 				item, g, _, err = read(ctx, cat, id)
 			}
+		}
+		if err == nil && len(g.offsets) > 0 {
+			err = cat.Refresh(ctx)
 		}
 		return func() {
 			if err != nil {

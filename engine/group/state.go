@@ -34,6 +34,8 @@ const (
 	newMemberTimeout = 5 * time.Minute // a join of a new member waits so long (Kafka's group.new.member.join.timeout)
 	maxMembers       = 10_000          // whatever group.max.size says
 	maxPending       = 10_000
+	maxOffered       = 32 << 20    // bytes of protocols that all members offer together
+	minRejoinWait    = time.Second // between looks at whether absent static members are back
 )
 
 // Limits are the settings that the rules need.
@@ -122,7 +124,11 @@ func NewGroup() *Group {
 func (g *Group) Exists() bool { return g.created && g.state != Dead }
 
 // Idle tells whether nothing is under way in the group: it needs no memory.
-func (g *Group) Idle() bool { return len(g.members) == 0 && len(g.pending) == 0 && g.joinAt.IsZero() }
+func (g *Group) Idle() bool { return g.Quiet() && len(g.pending) == 0 }
+
+// Quiet tells whether at most pending members would be forgotten with the
+// group; they can join anew.
+func (g *Group) Quiet() bool { return len(g.members) == 0 && g.joinAt.IsZero() }
 
 // Applied says that offsets are durable: from now on they can be fetched.
 func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del map[kafka.TopicPartition]bool) {

@@ -61,7 +61,7 @@ var brokerDefs = []Def{
 	{Name: "group.max.size", Type: Int, Default: "2147483647", min: 1, max: maxInt, Doc: "The most members of a group."},
 	{Name: "offsets.retention.minutes", Type: Int, Default: "10080", min: 1, max: maxInt, Doc: "How long committed offsets outlive their group's last member."},
 	{Name: "offsets.retention.check.interval.ms", Type: Long, Default: "600000", min: 1, max: maxLong, Doc: "How often committed offsets are looked at for expiry."},
-	{Name: "offset.metadata.max.bytes", Type: Int, Default: "4096", min: 0, max: 64 << 10, Doc: "The most metadata of a committed offset."},
+	{Name: "offset.metadata.max.bytes", Type: Int, Default: "4096", min: 0, max: 6000, Doc: "The most metadata of a committed offset; as JSON it has at most 6,000 bytes."},
 	{Name: "log.cleanup.policy", Type: List, Default: "delete", oneOf: []string{"compact", "delete"}, Dynamic: true, Doc: "Default of cleanup.policy."},
 	{Name: "compression.gzip.level", Type: Int, Default: "-1", also: gzipLevel, Dynamic: true, Doc: "Default of compression.gzip.level."},
 	{Name: "compression.lz4.level", Type: Int, Default: "9", min: 1, max: 17, Dynamic: true, Doc: "Default of compression.lz4.level."},

@@ -115,7 +115,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	table := memmeta.New()
 	table.Hook = func(op string, _ []meta.Op) memmeta.Fault { return w.metaFault(op == "commit") }
 	w.objects.SetFault(func(op memstore.Op, _ string) memstore.Fault { return w.storeFault(op == memstore.OpPut) })
-	w.cluster = &cluster{store: w.objects, meta: table, config: cfg}
+	w.cluster = &cluster{store: w.objects, meta: table, config: cfg, delay: func() time.Duration { return time.Millisecond + w.ms(5) }}
 	return w
 }
 
@@ -253,13 +253,6 @@ func (w *world) restart(ctx context.Context) *process {
 		case <-time.After(20 * time.Second):
 			return p
 		}
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
 	}
 }
 

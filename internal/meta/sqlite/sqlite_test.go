@@ -29,6 +29,12 @@ func TestConformance(t *testing.T) {
 	metatest.Run(t, func(t *testing.T) meta.Store { return open(t, filepath.Join(t.TempDir(), "meta db?.db")) })
 }
 
+func TestFaultConformance(t *testing.T) {
+	metatest.RunFaults(t, func(t *testing.T) (meta.Store, metatest.Faults) {
+		return metatest.WithFaults(open(t, filepath.Join(t.TempDir(), "meta.db")))
+	})
+}
+
 // turns hands each call to another of two stores.
 type turns struct {
 	stores [2]meta.Store

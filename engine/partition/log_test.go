@@ -276,18 +276,19 @@ func TestRollDue(t *testing.T) {
 		{"slices", tail{1, rollSlices, 0, fresh}, cfg, 0, true},
 		{"checkpoint, below", tail{49, 1, 0, fresh}, cfg, 50, false},
 		{"checkpoint, reached", tail{50, 1, 0, fresh}, cfg, 50, true},
-		{"expired", tail{1, 1, 0, fresh - 1}, cfg, 0, true},
-		{"expired, kept for ever", tail{1, 1, 0, fresh - 1}, forever, 0, false},
-		{"expired, not deleted", tail{1, 1, 0, fresh - 1}, compacted, 0, false},
-		{"no timestamps", tail{1, 1, 0, 0}, cfg, 0, false},
+		{"expired", tail{1, 1, time.Second, fresh - 1}, cfg, 0, true},
+		{"expired when it came", tail{1, 1, 999 * time.Millisecond, fresh - 1}, cfg, 0, false},
+		{"expired, kept for ever", tail{1, 1, time.Second, fresh - 1}, forever, 0, false},
+		{"expired, not deleted", tail{1, 1, time.Second, fresh - 1}, compacted, 0, false},
+		{"no timestamps", tail{1, 1, time.Second, 0}, cfg, 0, false},
 	}
 	for _, tt := range tests {
-		if got := rollDue(tt.tail, tt.cfg, now, tt.own); got != tt.want {
+		if got := rollDue(tt.tail, tt.cfg, now, tt.own, time.Second); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}
 	r := newRig(Options{})
-	if r.RollDue(now, 1) {
+	if r.RollDue(now, 1, 0) {
 		t.Error("an empty tail is due")
 	}
 }

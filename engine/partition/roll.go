@@ -17,10 +17,12 @@ type tail struct {
 // RollDue tells whether the hot tail should be sealed into a segment of its
 // own: by segment.bytes, segment.ms, the number of slices, when all of it has
 // expired by retention.ms (only sealed records can be removed), or, at a checkpoint,
-// when it has reached own bytes (else 0).
-func (l *Log) RollDue(now time.Time, own int64) bool {
+// when it has reached own bytes (else 0). What has expired is sealed once it
+// is as old as check, the interval of retention: records that come with old
+// timestamps shall not be sealed one by one.
+func (l *Log) RollDue(now time.Time, own int64, check time.Duration) bool {
 	t, ok := l.tail(now)
-	return ok && rollDue(t, l.o.Config(), now, own)
+	return ok && rollDue(t, l.o.Config(), now, own, check)
 }
 
 func (l *Log) tail(now time.Time) (t tail, ok bool) {
@@ -31,7 +33,7 @@ func (l *Log) tail(now time.Time) (t tail, ok bool) {
 	return t, t.slices > 0
 }
 
-func rollDue(t tail, cfg config.Topic, now time.Time, own int64) bool {
+func rollDue(t tail, cfg config.Topic, now time.Time, own int64, check time.Duration) bool {
 	switch {
 	case t.bytes >= cfg.SegmentBytes, t.slices >= rollSlices:
 		return true
@@ -40,5 +42,5 @@ func rollDue(t tail, cfg config.Topic, now time.Time, own int64) bool {
 	case t.age.Milliseconds() >= cfg.SegmentMs:
 		return true
 	}
-	return cfg.Delete && cfg.RetentionMs >= 0 && t.maxTime > 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs
+	return cfg.Delete && cfg.RetentionMs >= 0 && t.age >= check && t.maxTime > 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs
 }

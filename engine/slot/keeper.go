@@ -97,12 +97,12 @@ func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 // turn rolls what is due and writes a checkpoint when one is.
 func (k *keeper) turn(ctx context.Context) error {
 	var errs []error
-	now := time.Now()
+	now, check := time.Now(), k.m.o.Config().RetentionCheckInterval
 	for _, l := range k.m.set.All() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if l.RollDue(now, 0) {
+		if l.RollDue(now, 0, check) {
 			errs = append(errs, k.seal(ctx, l))
 		}
 	}
@@ -179,7 +179,7 @@ func (k *keeper) checkpoint(ctx context.Context) error {
 		return nil
 	}
 	for _, l := range k.m.set.All() {
-		if l.RollDue(time.Now(), ownSegment) {
+		if l.RollDue(time.Now(), ownSegment, k.m.o.Config().RetentionCheckInterval) {
 			if err := k.seal(ctx, l); err != nil {
 				return err
 			}

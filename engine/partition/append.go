@@ -8,6 +8,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/record"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -21,8 +22,8 @@ type tip struct {
 }
 
 func (t *tip) open(st *bundle.State, e kafka.LeaderEpoch, now time.Time) {
-	t.state = cloneState(st)
-	assignEpoch(&t.state, e, st.NextOffset)
+	t.state = recovery.CloneState(st)
+	recovery.AssignEpoch(&t.state, e, st.NextOffset)
 	t.state.Epochs = slices.Clone(t.state.Epochs[len(t.state.Epochs)-1:])
 	t.state.Aborted = nil
 	t.seen = make(map[int64]int64, len(st.Producers))
@@ -104,7 +105,7 @@ func (t *tip) check(b bundle.Batch) (*bundle.ProducerBatch, error) {
 }
 
 func (t *tip) fold(b bundle.Batch) {
-	Fold(&t.state, b)
+	recovery.Fold(&t.state, b)
 	t.state.Aborted = t.state.Aborted[:0]
 	if b.ProducerID >= 0 {
 		t.seen[b.ProducerID] = time.Now().UnixMilli()
@@ -138,7 +139,7 @@ func describe(batch []byte, h record.Header) (bundle.Batch, error) {
 func (l *Log) Producers() []bundle.Producer {
 	l.tip.mu.Lock()
 	defer l.tip.mu.Unlock()
-	return cloneProducers(l.tip.state.Producers)
+	return recovery.CloneProducers(l.tip.state.Producers)
 }
 
 // ExpireProducers forgets producers that appended nothing for
@@ -173,7 +174,7 @@ func (t *tip) expire(before int64) map[int64]kafka.Offset {
 		return true
 	})
 	for id := range t.seen {
-		if findProducer(&t.state, id) == nil {
+		if recovery.FindProducer(&t.state, id) == nil {
 			delete(t.seen, id)
 		}
 	}

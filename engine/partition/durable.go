@@ -10,6 +10,7 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
 )
 
 // durable is the half of a Log that readers see: the state at the durable
@@ -26,8 +27,8 @@ type durable struct {
 // open takes up what recovery found. When its slices came isn't known: not
 // after their largest timestamp, if that is past.
 func (d *durable) open(o *Options, now time.Time) {
-	d.state, d.hot, d.since = cloneState(&o.State), newIndex(o.Hot), now
-	assignEpoch(&d.state, o.Epoch, o.State.NextOffset)
+	d.state, d.hot, d.since = recovery.CloneState(&o.State), newIndex(o.Hot), now
+	recovery.AssignEpoch(&d.state, o.Epoch, o.State.NextOffset)
 	d.hot.drop(o.State.SealedEnd)
 	n := len(d.hot.slices)
 	if n == 0 {
@@ -55,7 +56,7 @@ func (l *Log) Durable(key string, s bundle.Slice) {
 		panic(fmt.Sprintf("%s: slice at offset %d became durable, want %d", l.o.TP, e.Base, d.state.NextOffset))
 	}
 	for _, b := range s.Batches {
-		Fold(&d.state, b)
+		recovery.Fold(&d.state, b)
 	}
 	if len(d.hot.slices) == 0 {
 		d.since = time.Now()
@@ -161,7 +162,7 @@ func (l *Log) Snapshot() Snapshot {
 	d := &l.durable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	st := cloneState(&d.state)
+	st := recovery.CloneState(&d.state)
 	return Snapshot{State: st, Hot: d.hot.refs(), Aborted: st.Aborted}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -228,18 +229,18 @@ func (r *rig) open(o Options) {
 	o.TP, o.Topic, o.WAL, o.Cache, o.Cold = testTP, "t", r.wal, r.store, r.cold
 	o.Config = func() config.Topic { return r.cfg }
 	r.Log = New(o)
-	r.base = cloneState(&o.State)
+	r.base = recovery.CloneState(&o.State)
 }
 
 // restart opens the log anew as recovery does: from the last checkpoint's state
 // and the batches behind it, folded. What was not durable is gone.
 func (r *rig) restart(t failer) {
 	t.Helper()
-	snap, st := r.Snapshot(), cloneState(&r.base)
+	snap, st := r.Snapshot(), recovery.CloneState(&r.base)
 	for _, s := range r.wal.done {
 		if s.Batches[0].BaseOffset >= st.NextOffset {
 			for _, b := range s.Batches {
-				Fold(&st, b)
+				recovery.Fold(&st, b)
 			}
 		}
 	}

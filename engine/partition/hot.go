@@ -32,11 +32,9 @@ type mark struct {
 
 // newSlice makes an entry of a slice that lies in the object key.
 func newSlice(key string, s bundle.Slice) slice {
-	first, last := s.Batches[0], s.Batches[len(s.Batches)-1]
-	e := slice{Ref: Ref{Key: key, Pos: s.Pos, Len: s.Len, Base: first.BaseOffset, Last: last.LastOffset(), MaxTimestamp: first.MaxTimestamp}}
-	for _, b := range s.Batches {
-		e.MaxTimestamp = max(e.MaxTimestamp, b.MaxTimestamp)
-		if e.Len > 2*markBytes {
+	e := slice{Ref: s.Ref(key)}
+	if e.Len > 2*markBytes {
+		for _, b := range s.Batches {
 			e.marks = addMark(e.marks, b.BaseOffset, b.Pos-s.Pos)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
 )
 
 // check decides about a batch of an idempotent producer (KIP-98, KIP-360), in
@@ -20,7 +21,7 @@ import (
 //
 // It returns the duplicate's original, or nil, and a kafka.ErrorCode or nil.
 func check(st *bundle.State, b bundle.Batch) (*bundle.ProducerBatch, error) {
-	p := findProducer(st, b.ProducerID)
+	p := recovery.FindProducer(st, b.ProducerID)
 	if p == nil {
 		return nil, nil
 	}
@@ -68,3 +69,6 @@ func expectedSequence(p *bundle.Producer, epoch int16) int32 {
 	}
 	return last + 1
 }
+
+// transactional reads the batch's attribute bit 4.
+func transactional(b bundle.Batch) bool { return b.Attributes&(1<<4) != 0 }

@@ -16,6 +16,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objcache"
+	"github.com/varvelog/varve/tiering/recovery"
 )
 
 func mustAppend(t *testing.T, r *rig, s spec) Appended {
@@ -332,16 +333,16 @@ func ids(ps []bundle.Producer) (out []int64) {
 
 func TestManyProducers(t *testing.T) {
 	st := bundle.State{}
-	for i := range int64(maxProducers + 10) {
-		Fold(&st, bundle.Batch{BaseOffset: st.NextOffset, ProducerID: i, MaxTimestamp: i, ControlType: -1, Attributes: int16(max(0, 1-i)) << 4})
+	for i := range int64(recovery.MaxProducers + 10) {
+		recovery.Fold(&st, bundle.Batch{BaseOffset: st.NextOffset, ProducerID: i, MaxTimestamp: i, ControlType: -1, Attributes: int16(max(0, 1-i)) << 4})
 	}
-	if n := len(st.Producers); n > maxProducers || n < maxProducers*14/16 {
+	if n := len(st.Producers); n > recovery.MaxProducers || n < recovery.MaxProducers*14/16 {
 		t.Fatalf("%d producers", n)
 	}
 	if st.Producers[0].ID != 0 || st.LastStable != 0 {
 		t.Error("the open transaction was forgotten")
 	}
-	if findProducer(&st, maxProducers+9) == nil || findProducer(&st, 1) != nil {
+	if recovery.FindProducer(&st, recovery.MaxProducers+9) == nil || recovery.FindProducer(&st, 1) != nil {
 		t.Error("not the oldest were forgotten")
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/varvelog/varve/tiering/cold"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
+	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
@@ -99,7 +100,7 @@ func (s *stack) seal() {
 	}
 	src := upload.Source{TP: testTP, Base: snap.Hot[0].Base, End: snap.State.NextOffset, State: snap.State}
 	for _, r := range snap.Hot {
-		src.Slices = append(src.Slices, upload.Ref(r))
+		src.Slices = append(src.Slices, r)
 	}
 	seg, err := upload.Segment(s.t.Context(), s.uploads, src)
 	check0(s.t, err)
@@ -115,7 +116,7 @@ func (s *stack) checkpoint() {
 	part := upload.CheckpointPart{State: snap.State}
 	for _, r := range snap.Hot {
 		if strings.HasPrefix(r.Key, "wal/") {
-			part.Slices = append(part.Slices, upload.Ref(r))
+			part.Slices = append(part.Slices, r)
 			s.trash = append(s.trash, r)
 		}
 	}
@@ -152,7 +153,7 @@ func (s *stack) restart() {
 			return
 		case fold:
 			for _, b := range sl.Batches {
-				Fold(&st, b)
+				recovery.Fold(&st, b)
 			}
 		}
 		hot = append(hot, r)

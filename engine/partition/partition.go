@@ -1,7 +1,7 @@
 // Package partition is one partition's log as its owner holds it: offsets,
 // producer states, the index of its hot slices and its watermarks.
 //
-// A Log has two states, both made by the one function Fold:
+// A Log has two states, both made by the one function recovery.Fold:
 //
 //	tip      what was appended: checks producers' sequences, gives the next offset
 //	durable  what the WAL has put: what readers see, snapshots hold, and recovery finds again
@@ -64,12 +64,7 @@ type Cold interface {
 
 // Ref is a hot slice: whole batches of one partition, one behind the other in
 // an object.
-type Ref struct {
-	Key          string
-	Pos, Len     int64 // bytes in the object
-	Base, Last   kafka.Offset
-	MaxTimestamp int64 // ms
-}
+type Ref = bundle.Ref
 
 // Options are what a Log is opened with.
 type Options struct {

@@ -167,7 +167,7 @@ func (k *keeper) adopt(ctx context.Context, l *partition.Log) error {
 func sourceOf(s partition.Snapshot) upload.Source {
 	return upload.Source{
 		TP: s.State.TP, Base: s.Hot[0].Base, End: s.State.NextOffset,
-		State: s.State, Slices: refs(s.Hot),
+		State: s.State, Slices: s.Hot,
 	}
 }
 
@@ -224,7 +224,7 @@ func (k *keeper) parts(merge bool) []upload.CheckpointPart {
 		part := upload.CheckpointPart{State: snap.State}
 		for _, r := range snap.Hot {
 			if merge || inWAL(r.Key) {
-				part.Slices = append(part.Slices, upload.Ref(r))
+				part.Slices = append(part.Slices, r)
 			}
 		}
 		parts = append(parts, part)
@@ -256,14 +256,6 @@ func afterCheckpoint(slots []catalog.Slot, mine catalog.SessionID, cut int64, re
 		next[i].Checkpoints = append(append([]catalog.CheckpointRef{}, s.Checkpoints...), ref)
 	}
 	return next
-}
-
-func refs(hot []partition.Ref) []upload.Ref {
-	all := make([]upload.Ref, len(hot))
-	for i, r := range hot {
-		all[i] = upload.Ref(r)
-	}
-	return all
 }
 
 func inWAL(key string) bool { return len(key) > 4 && key[:4] == "wal/" }

@@ -16,6 +16,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -32,7 +33,7 @@ type Manager struct {
 
 	mu        sync.Mutex
 	slots     map[kafka.Slot]catalog.Slot                            // as last committed
-	tails     map[kafka.TopicPartition]*tail                         // recovered, their logs not open yet
+	tails     map[kafka.TopicPartition]*recovery.Tail                // recovered, their logs not open yet
 	logStarts map[kafka.TopicPartition]kafka.Offset                  // as read when the slots were taken
 	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
 }
@@ -55,7 +56,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	tails, err := recoverTails(ctx, &o, before, sessions)
+	tails, err := recovery.Read(ctx, o.Store, o.Catalog, before, sessions)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +166,7 @@ func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) 
 	}
 	t := m.tails[tp]
 	if t == nil {
-		t = &tail{state: bundle.State{Slot: slot, TP: tp}}
+		t = &recovery.Tail{State: bundle.State{Slot: slot, TP: tp}}
 	}
 	delete(m.tails, tp)
 	current := new(atomic.Pointer[config.Topic])
@@ -175,7 +176,7 @@ func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) 
 		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
 		WAL: m.wal, Cache: m.o.Cache, Cold: m.o.Cold,
 		Config: func() config.Topic { return *current.Load() },
-		State:  t.state, Hot: t.hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
+		State:  t.State, Hot: t.Hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
 		ProducerExpiration: m.o.Config().ProducerIDExpiration,
 	}))
 	return nil

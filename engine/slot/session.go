@@ -117,3 +117,7 @@ func notEmpty(spans []catalog.Span) []catalog.Span {
 	}
 	return kept
 }
+
+func originOf(s catalog.Session) bundle.Origin {
+	return bundle.Origin{Broker: s.ID.Broker, Epoch: s.ID.Epoch, Nonce: s.Nonce}
+}

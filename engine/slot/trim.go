@@ -6,6 +6,7 @@ import (
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -18,11 +19,11 @@ func (k *keeper) sweep(ctx context.Context, older []catalog.Slot) error {
 		return fmt.Errorf("sweep: read slots: %w", err)
 	}
 	named := make(map[string]bool)
-	for _, key := range checkpointKeys(today) {
+	for _, key := range recovery.CheckpointKeys(today) {
 		named[key] = true
 	}
 	var dead []string
-	for _, key := range checkpointKeys(older) {
+	for _, key := range recovery.CheckpointKeys(older) {
 		if !named[key] {
 			dead = append(dead, key)
 		}

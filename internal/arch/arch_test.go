@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"tiering/wal":       {"internal/kafka", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/upload":    {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/cold":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
+	"tiering/recovery":  {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal"},
 	"tiering/retention": {"internal/kafka", "internal/catalog", "tiering/objstore"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},

@@ -77,6 +77,24 @@ type Slice struct {
 	Batches []Batch
 }
 
+// Ref is a run of whole batches of one partition, one behind the other in an object.
+type Ref struct {
+	Key          string
+	Pos, Len     int64 // bytes in the object
+	Base, Last   kafka.Offset
+	MaxTimestamp int64 // ms
+}
+
+// Ref returns a reference to a slice of batches in the object key.
+func (s *Slice) Ref(key string) Ref {
+	first, last := s.Batches[0], s.Batches[len(s.Batches)-1]
+	r := Ref{Key: key, Pos: s.Pos, Len: s.Len, Base: first.BaseOffset, Last: last.LastOffset(), MaxTimestamp: first.MaxTimestamp}
+	for _, b := range s.Batches {
+		r.MaxTimestamp = max(r.MaxTimestamp, b.MaxTimestamp)
+	}
+	return r
+}
+
 // EpochStart is an entry of a partition's leader-epoch history (KIP-101).
 type EpochStart struct {
 	Epoch kafka.LeaderEpoch

@@ -20,7 +20,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore"
@@ -55,12 +54,7 @@ type Options struct {
 }
 
 // Ref is a run of whole batches of one partition in an object.
-type Ref struct {
-	Key          string
-	Pos, Len     int64 // bytes in the object
-	Base, Last   kafka.Offset
-	MaxTimestamp int64 // ms
-}
+type Ref = bundle.Ref
 
 // put writes an object, under a new key at each attempt: an attempt whose
 // outcome is unknown may still land, and must not be taken for another's.

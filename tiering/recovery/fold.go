@@ -1,4 +1,4 @@
-package partition
+package recovery
 
 import (
 	"cmp"
@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	window       = 5       // batches of a producer that a duplicate is found among (KIP-98)
-	maxProducers = 1 << 16 // producers that a partition remembers
+	window = 5 // batches of a producer that a duplicate is found among (KIP-98)
+	// MaxProducers is how many producers a partition remembers.
+	MaxProducers = 1 << 16
 )
 
 // Fold takes the batch at the state's next offset into the state: next offset,
@@ -19,7 +20,7 @@ const (
 // what recovery finds in footers; it checks nothing and reads no clock.
 func Fold(st *bundle.State, b bundle.Batch) {
 	open := st.LastStable < st.NextOffset // a transaction is
-	assignEpoch(st, b.LeaderEpoch, b.BaseOffset)
+	AssignEpoch(st, b.LeaderEpoch, b.BaseOffset)
 	st.NextOffset = b.LastOffset() + 1
 	switch {
 	case b.ProducerID < 0:
@@ -39,9 +40,9 @@ func Fold(st *bundle.State, b bundle.Batch) {
 	}
 }
 
-// assignEpoch enters the first offset of a new leader epoch; an epoch in which
+// AssignEpoch enters the first offset of a new leader epoch; an epoch in which
 // nothing was written gives way to the next (KIP-101).
-func assignEpoch(st *bundle.State, e kafka.LeaderEpoch, start kafka.Offset) {
+func AssignEpoch(st *bundle.State, e kafka.LeaderEpoch, start kafka.Offset) {
 	if n := len(st.Epochs); n > 0 {
 		last := &st.Epochs[n-1]
 		if last.Epoch >= e {
@@ -112,8 +113,8 @@ const controlAbort = 0 // Batch.ControlType of an abort marker
 // transactional reads the batch's attribute bit 4.
 func transactional(b bundle.Batch) bool { return b.Attributes&(1<<4) != 0 }
 
-// findProducer returns a producer's entry, or nil.
-func findProducer(st *bundle.State, id int64) *bundle.Producer {
+// FindProducer returns a producer's entry, or nil.
+func FindProducer(st *bundle.State, id int64) *bundle.Producer {
 	if i, ok := searchProducer(st, id); ok {
 		return &st.Producers[i]
 	}
@@ -129,7 +130,7 @@ func searchProducer(st *bundle.State, id int64) (int, bool) {
 func addProducer(st *bundle.State, id int64, epoch int16) *bundle.Producer {
 	i, ok := searchProducer(st, id)
 	if !ok {
-		if len(st.Producers) >= maxProducers {
+		if len(st.Producers) >= MaxProducers {
 			evictProducers(st)
 			i, _ = searchProducer(st, id)
 		}
@@ -166,16 +167,17 @@ func evictProducers(st *bundle.State) {
 	})
 }
 
-// cloneState returns a copy that shares nothing with st and can be folded into.
-func cloneState(st *bundle.State) bundle.State {
+// CloneState returns a copy that shares nothing with st and can be folded into.
+func CloneState(st *bundle.State) bundle.State {
 	c := *st
 	c.Epochs = slices.Clone(st.Epochs)
 	c.Aborted = slices.Clone(st.Aborted)
-	c.Producers = cloneProducers(st.Producers)
+	c.Producers = CloneProducers(st.Producers)
 	return c
 }
 
-func cloneProducers(ps []bundle.Producer) []bundle.Producer {
+// CloneProducers returns a copy of the producers of a state.
+func CloneProducers(ps []bundle.Producer) []bundle.Producer {
 	c := slices.Clone(ps)
 	room := make([]bundle.ProducerBatch, window*len(c))
 	for i := range c {

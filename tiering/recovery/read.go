@@ -1,0 +1,120 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+const callTimeout = 30 * time.Second
+
+// Read reads what the slots name and returns their partitions' tails. sessions
+// has all that the slots' spans name; a session's WAL is read up to its
+// SealedAt, whatever its state. Errors: wal.ErrHole for an object that should be
+// there, wrapped; those of store and catalogue.
+func Read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (map[kafka.TopicPartition]*Tail, error) {
+	r := New(slots)
+	for _, key := range CheckpointKeys(slots) {
+		obj, err := readBundle(ctx, store, key)
+		if err != nil {
+			return nil, fmt.Errorf("recover checkpoint %s: %w", key, err)
+		}
+		if err := r.Checkpoint(key, obj); err != nil {
+			return nil, err
+		}
+	}
+	for _, sp := range joinSpans(slots) {
+		s, ok := sessions[sp.Session]
+		if !ok {
+			return nil, fmt.Errorf("recover: no item of session %d/%d, which a slot names", sp.Session.Broker, sp.Session.Epoch)
+		}
+		from, to := max(sp.From, s.Trim+1), sp.To
+		if to < 0 || to > s.SealedAt {
+			to = s.SealedAt
+		}
+		origin := bundle.Origin{Broker: s.ID.Broker, Epoch: s.ID.Epoch, Nonce: s.Nonce}
+		err := wal.Replay(ctx, store, wal.Span{Session: origin, From: from, To: to}, func(key string, obj *bundle.Object) error {
+			return r.WAL(s.ID, obj.Origin.Seq, key, obj)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("replay session %d/%d from %d to %d: %w", s.ID.Broker, s.ID.Epoch, from, to, err)
+		}
+	}
+	for tp, t := range r.tails {
+		if err := settleSealed(ctx, cat, tp, t); err != nil {
+			return nil, err
+		}
+	}
+	return r.tails, nil
+}
+
+// settleSealed asks the catalogue what of the tail was sealed after the newest
+// checkpoint. A tail without slices has its answer in the checkpoint.
+func settleSealed(ctx context.Context, cat *catalog.Catalog, tp kafka.TopicPartition, t *Tail) error {
+	if len(t.Hot) == 0 {
+		return nil
+	}
+	newest, ok, err := cat.NewestSegment(ctx, tp)
+	if err != nil {
+		return fmt.Errorf("recover %s: newest segment: %w", tp, err)
+	}
+	if !ok {
+		return nil
+	}
+	t.Sealed(newest.End)
+	if newest.End > t.State.NextOffset {
+		return fmt.Errorf("recover %s: segment %s ends at offset %d, behind the log's end %d", tp, newest.Key, newest.End, t.State.NextOffset)
+	}
+	return nil
+}
+
+// CheckpointKeys returns the checkpoints that the slots name, each once, older
+// ones first in every slot's order.
+func CheckpointKeys(slots []catalog.Slot) []string {
+	var keys []string
+	seen := make(map[string]bool)
+	for _, s := range slots {
+		for _, c := range s.Checkpoints {
+			if !seen[c.Key] {
+				seen[c.Key] = true
+				keys = append(keys, c.Key)
+			}
+		}
+	}
+	return keys
+}
+
+// joinSpans returns for each session that the slots name the least range that
+// holds all their spans of it, in the slots' order of sessions.
+func joinSpans(slots []catalog.Slot) []catalog.Span {
+	var joined []catalog.Span
+	at := make(map[catalog.SessionID]int)
+	for _, s := range slots {
+		for _, sp := range s.Spans {
+			i, ok := at[sp.Session]
+			if !ok {
+				at[sp.Session] = len(joined)
+				joined = append(joined, sp)
+				continue
+			}
+			j := &joined[i]
+			j.From = min(j.From, sp.From)
+			if sp.To < 0 || j.To >= 0 && sp.To > j.To {
+				j.To = sp.To
+			}
+		}
+	}
+	return joined
+}
+
+func readBundle(ctx context.Context, store objstore.Store, key string) (*bundle.Object, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return bundle.Read(ctx, bundle.At(store, key), nil)
+}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -169,6 +171,33 @@ func TestReadsAreRepeated(t *testing.T) {
 	if _, err := newStore(t, srv, nil).Get(t.Context(), meta.Key{PK: "p", SK: "a"}); err == nil || len(srv.requests) != 1 {
 		t.Errorf("no table: %v after %d requests", err, len(srv.requests))
 	}
+}
+
+// silent is a server that never answers.
+type silent struct{}
+
+func (silent) Do(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// TestDeadline: every request has one, whatever its caller gave.
+func TestDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(aws.Config{Region: "us-east-1", HTTPClient: silent{}, Credentials: credentials.NewStaticCredentialsProvider("a", "b", "")}, Options{Table: "table", Timeout: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		err = s.Commit(t.Context(), "id", meta.Create(meta.Key{PK: "p", SK: "a"}, nil))
+		if kindOf(err) != errUnknown || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Errorf("commit: %v after %v", err, time.Since(start))
+		}
+		start = time.Now()
+		if _, _, err := s.Query(t.Context(), "p", meta.Range{}); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 2*readAttempts*time.Second {
+			t.Errorf("query: %v after %v", err, time.Since(start))
+		}
+	})
 }
 
 // TestMetrics: what DynamoDB says it bills is counted, and what it does not say.

@@ -52,6 +52,10 @@ func TestConformanceInMemory(t *testing.T) {
 	objtest.Run(t, func(t *testing.T) objstore.Store { return openStore(t, vfs.NewMem()) })
 }
 
+func TestFaultConformance(t *testing.T) {
+	objtest.RunFaults(t, func(t *testing.T) (objstore.Store, objtest.Faults) { return objtest.WithFaults(openStore(t, disk(t))) })
+}
+
 // TestTwoStores: what one process deletes and writes, another sees at once,
 // although it keeps files open.
 func TestTwoStores(t *testing.T) {

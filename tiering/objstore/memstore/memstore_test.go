@@ -16,6 +16,10 @@ func TestConformance(t *testing.T) {
 	objtest.Run(t, func(t *testing.T) objstore.Store { return memstore.New() })
 }
 
+func TestFaultConformance(t *testing.T) {
+	objtest.RunFaults(t, func(t *testing.T) (objstore.Store, objtest.Faults) { return objtest.WithFaults(memstore.New()) })
+}
+
 func TestFaults(t *testing.T) {
 	tests := []struct {
 		fault             memstore.Fault

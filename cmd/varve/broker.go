@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"syscall"
@@ -64,6 +65,11 @@ func newBrokerCommand() *cobra.Command {
 // short-lived and without pointers, so a lower one costs little and keeps memory small.
 const brokerGC = 50
 
+// spareProcs is how many more goroutines may run than there are processors.
+// One that waits in a disk's system call holds a processor of the scheduler,
+// which looks out for those at the price of many wake-ups unless one is idle.
+const spareProcs = 2
+
 func (f *brokerFlags) run(cmd *cobra.Command) error {
 	kv, err := keyValues(f.configs)
 	if err != nil {
@@ -80,6 +86,9 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(brokerGC)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
 	}
 	unlock, err := lockBroker(f.data, f.id)
 	if err != nil {
@@ -102,6 +111,7 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
+	disk.Direct = true
 	objects, err := filestore.Open(disk, "objects")
 	if err != nil {
 		return fmt.Errorf("open objects: %w", err)

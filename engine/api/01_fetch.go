@@ -138,6 +138,7 @@ func (f *fetching) failed(p *fetchPart, code kafka.ErrorCode) wire.FetchPartitio
 // of them has an error.
 func (f *fetching) read(ctx context.Context) (n int64, done bool) {
 	left := int64(min(int(max(f.req.MaxBytes, 0)), f.s.o.Config().FetchMaxBytes))
+	f.prefetch(ctx, left)
 	for i, l := range f.logs {
 		if l == nil {
 			done = true
@@ -149,6 +150,19 @@ func (f *fetching) read(ctx context.Context) (n int64, done bool) {
 		n, left = n+got, left-got
 	}
 	return n, done
+}
+
+// prefetch reads together what lies together of several partitions.
+func (f *fetching) prefetch(ctx context.Context, total int64) {
+	asks := make([]partition.Ask, 0, len(f.logs))
+	for i, l := range f.logs {
+		if l != nil && l.Offsets().HighWatermark > f.parts[i].from {
+			asks = append(asks, partition.Ask{Log: l, From: f.parts[i].from, Limit: int(f.parts[i].max)})
+		}
+	}
+	if len(asks) > 1 {
+		partition.Prefetch(ctx, asks, total, kafka.Isolation(f.req.IsolationLevel), f.arena)
+	}
 }
 
 // readOne fills in one partition's row. Only the first batch of a response

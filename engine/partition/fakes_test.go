@@ -52,6 +52,8 @@ func (f *fakeStore) remove(key string) {
 	delete(f.objs, key)
 }
 
+func (f *fakeStore) Prefetch(context.Context, []objcache.Range, *objcache.Arena) {}
+
 func (f *fakeStore) Read(_ context.Context, key string, off, n int64, _ *objcache.Arena) ([][]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -45,6 +45,9 @@ type Cache interface {
 	// must not be changed and are valid until a is released, or
 	// objstore.ErrNotFound.
 	Read(ctx context.Context, key string, off, n int64, a *objcache.Arena) ([][]byte, error)
+	// Prefetch reads what Reads into the same arena are about to want. It may
+	// change ranges.
+	Prefetch(ctx context.Context, ranges []objcache.Range, a *objcache.Arena)
 }
 
 // Cold reads sealed segments; *cold.Reader is one.

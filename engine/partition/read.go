@@ -153,6 +153,9 @@ func (x *index) cover(from, limit kafka.Offset, max int64) []slice {
 // readHot reads within the bounds from consecutive slices. What it has when a
 // later slice can't be read is returned; the next read finds out why.
 func (l *Log) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
+	if len(hot) > 1 {
+		l.o.Cache.Prefetch(ctx, spans(w, hot), a)
+	}
 	var bufs [][]byte
 	next := w.from
 	for i := range hot {
@@ -178,14 +181,12 @@ func (l *Log) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Ar
 	return bufs, next, nil
 }
 
-// readSlice reads within the bounds from one slice: no more of it than from
-// the mark before the first batch to the one behind the last.
+// readSlice reads within the bounds from one slice.
 func (l *Log) readSlice(ctx context.Context, w bounds, s *slice, a *objcache.Arena) (bufs [][]byte, n int64, next kafka.Offset, err error) {
 	if err := l.learnMarks(ctx, s); err != nil {
 		return nil, 0, w.from, err
 	}
-	lo := s.floorOffset(w.from)
-	hi := s.ceilPos(s.ceilPos(lo.pos+1) + min(w.max, s.Len))
+	lo, hi := s.span(w)
 	bufs, err = l.o.Cache.Read(ctx, s.Key, s.Pos+lo.pos, hi-lo.pos, a)
 	if err != nil {
 		return nil, 0, w.from, err
@@ -207,6 +208,62 @@ func (l *Log) readSlice(ctx context.Context, w bounds, s *slice, a *objcache.Are
 		return bufs, to, next, nil
 	}
 	return sub(bufs, from, to), to - from, next, nil
+}
+
+// span returns what has to be read of a slice: no more of it than from the
+// mark before the first batch to the one behind the last.
+func (s *slice) span(w bounds) (lo mark, hi int64) {
+	lo = s.floorOffset(max(w.from, s.Base))
+	return lo, s.ceilPos(s.ceilPos(lo.pos+1) + min(w.max, s.Len))
+}
+
+// spans returns the ranges that a read of slices whose marks are known takes.
+func spans(w bounds, hot []slice) []objcache.Range {
+	ranges := make([]objcache.Range, 0, len(hot))
+	for i := range hot {
+		s := &hot[i]
+		if w.max <= 0 || s.marks == nil && s.Len > 2*markBytes {
+			break
+		}
+		lo, hi := s.span(w)
+		ranges = append(ranges, objcache.Range{Key: s.Key, Off: s.Pos + lo.pos, N: hi - lo.pos})
+		if i > 0 { // of the first, a part may be skipped
+			w.max -= hi - lo.pos
+		}
+	}
+	return ranges
+}
+
+// Ask is a Read that is about to follow.
+type Ask struct {
+	Log   *Log
+	From  kafka.Offset
+	Limit int
+}
+
+// Prefetch reads what Reads into the same arena are about to want from hot
+// indexes: logs that are read together often lie together in WAL objects.
+// total bounds the bytes of all.
+func Prefetch(ctx context.Context, asks []Ask, total int64, iso kafka.Isolation, a *objcache.Arena) {
+	var ranges []objcache.Range
+	var cache Cache
+	for _, ask := range asks {
+		if total <= 0 {
+			break
+		}
+		w := bounds{from: ask.From, max: min(max(1, int64(ask.Limit)), maxReadBytes, total)}
+		v, err := ask.Log.resolve(w.from, w.max, iso)
+		if err != nil || v.sealed {
+			continue // told by the Read
+		}
+		for _, r := range spans(w, v.slices) {
+			ranges, total = append(ranges, r), total-r.N
+		}
+		cache = ask.Log.o.Cache
+	}
+	if len(ranges) > 1 {
+		cache.Prefetch(ctx, ranges, a)
+	}
 }
 
 // learnMarks finds the marks of a long slice that recovery brought without

@@ -3,6 +3,7 @@ package vfs
 import (
 	"errors"
 	"os"
+	"strconv"
 	"sync"
 	"unsafe"
 
@@ -16,6 +17,7 @@ const (
 	directBlock = 4096    // no disk's blocks are larger
 	directChunk = 1 << 20 // bytes of one write
 	directMin   = 4 * directBlock
+	directRead  = 16 * directBlock // the least read
 )
 
 // chunks holds the free chunks of the process.
@@ -29,6 +31,29 @@ var chunks = sync.Pool{New: func() any {
 // startDirect makes the writes to a new file go past the page cache, and says
 // whether the file system can do that.
 func startDirect(f *os.File) bool { return setDirect(f, unix.O_DIRECT) == nil }
+
+// openDirect opens an open file again, for reads past the page cache; nil where
+// the file system can't do that.
+func openDirect(f *os.File) *os.File {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var r *os.File
+	_ = conn.Control(func(fd uintptr) { // an error means that f is closed
+		// By its number, not by its name, which may be another file's by now.
+		if r, err = os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(fd)), os.O_RDONLY|unix.O_DIRECT, 0); err != nil {
+			r = nil
+		}
+	})
+	return r
+}
+
+// wholeBlocks tells whether a read is one that can go past the page cache, and
+// large enough to gain by it.
+func wholeBlocks(p []byte, off int64) bool {
+	return len(p) >= directRead && (uintptr(unsafe.Pointer(&p[0]))|uintptr(len(p))|uintptr(off))&(directBlock-1) == 0
+}
 
 // endDirect makes reads and writes go through the page cache again.
 func endDirect(f *os.File) error { return setDirect(f, 0) }

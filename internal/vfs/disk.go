@@ -17,12 +17,12 @@ const maxDirHandles = 64
 
 // DiskFS is the part of the machine's file system below a folder.
 type DiskFS struct {
-	// DirectWrites makes the writes of new files go past the page cache
+	// Direct makes the writes of new files, and large reads of whole blocks
+	// into memory that is aligned as blocks are, go past the page cache
 	// (O_DIRECT), where the system can. It spares the cache's pages, whose
-	// first use is dear on a virtual machine, and the cache for what is read;
-	// what is read soon should lie in memory of one's own then. It is set
-	// before the first use.
-	DirectWrites bool
+	// first use is dear on a virtual machine; what is read soon should lie in
+	// memory of one's own then. It is set before the first use.
+	Direct bool
 
 	root string
 
@@ -75,9 +75,9 @@ func (d *DiskFS) open(name string, flags int) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	df := &diskFile{f: f}
+	df := &diskFile{f: f, past: d.Direct}
 	if flags != os.O_RDONLY {
-		df.direct = d.DirectWrites && startDirect(f)
+		df.direct = d.Direct && startDirect(f)
 	} else if _, err := df.Size(); err != nil {
 		f.Close()
 		return nil, err
@@ -252,6 +252,9 @@ func mkdirAll(p string) error {
 type diskFile struct {
 	f      *os.File
 	direct bool // written past the page cache unless a read has ended that, so far in whole blocks; owned by the writer
+
+	past   bool // large reads go past the page cache, if the system can
+	reader lazyFile
 }
 
 func (f *diskFile) Write(p []byte) (int, error) {
@@ -267,6 +270,11 @@ func (f *diskFile) Writev(bufs [][]byte) (int64, error) {
 }
 
 func (f *diskFile) ReadAt(p []byte, off int64) (int, error) {
+	if f.past && wholeBlocks(p, off) {
+		if r := f.reader.get(f.f); r != nil {
+			return r.ReadAt(p, off)
+		}
+	}
 	n, err := f.f.ReadAt(p, off)
 	if errors.Is(err, syscall.EINVAL) && endDirect(f.f) == nil { // reads past the cache must be aligned: make them plain
 		return f.f.ReadAt(p, off)
@@ -274,8 +282,28 @@ func (f *diskFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-func (f *diskFile) Sync() error  { return f.f.Sync() }
-func (f *diskFile) Close() error { return f.f.Close() }
+func (f *diskFile) Sync() error { return f.f.Sync() }
+
+func (f *diskFile) Close() error { return errors.Join(f.reader.close(), f.f.Close()) }
+
+// lazyFile is a second handle of an open file, for reads past the page cache.
+type lazyFile struct {
+	once sync.Once
+	f    *os.File // nil: the system can't
+}
+
+func (l *lazyFile) get(of *os.File) *os.File {
+	l.once.Do(func() { l.f = openDirect(of) })
+	return l.f
+}
+
+func (l *lazyFile) close() error {
+	l.once.Do(func() {})
+	if l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}
 
 func (f *diskFile) Size() (int64, error) {
 	fi, err := f.f.Stat()

@@ -32,7 +32,7 @@ func each(t *testing.T, test func(t *testing.T, f vfs.FS)) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { d.Close() })
-		d.DirectWrites = true
+		d.Direct = true
 		must(t, d.Spread(""))
 		test(t, d)
 	})

@@ -69,9 +69,17 @@ func (b *buffer) release() {
 	}
 }
 
-// Arena owns the buffers of one response, taken from a pool. It is used by one
-// goroutine at a time.
-type Arena struct{ held []*buffer }
+// Arena owns the buffers of one response, taken from a pool. What was read
+// into it is found again by the next Read of it. It is used by one goroutine
+// at a time.
+type Arena struct{ held []held }
+
+// held is a buffer, and the range that view of it is; no key: of no object.
+type held struct {
+	Range
+	view []byte
+	buf  *buffer
+}
 
 // NewArena returns an empty arena.
 func NewArena() *Arena { return &Arena{} }
@@ -79,25 +87,40 @@ func NewArena() *Arena { return &Arena{} }
 // Alloc returns n bytes with arbitrary content, valid until Release.
 func (a *Arena) Alloc(n int) []byte {
 	b := newBuffer(n)
-	a.held = append(a.held, b)
+	a.held = append(a.held, held{buf: b})
 	return b.b
 }
 
-// adopt makes a the owner of one hold of b. A nil arena keeps it for ever, so
-// that the collector frees the memory.
-func (a *Arena) adopt(b *buffer) {
+// adopt makes a the owner of one hold of a buffer. A nil arena keeps it for
+// ever, so that the collector frees the memory.
+func (a *Arena) adopt(h held) {
 	if a != nil {
-		a.held = append(a.held, b)
+		a.held = append(a.held, h)
 	}
+}
+
+// find returns a range that was read into a, or nil.
+func (a *Arena) find(r Range) []byte {
+	if a == nil {
+		return nil
+	}
+	for i := range a.held {
+		h := &a.held[i]
+		if h.Key == r.Key && h.Off <= r.Off && r.Off+r.N <= h.Off+h.N {
+			from := r.Off - h.Off
+			return h.view[from : from+r.N : from+r.N]
+		}
+	}
+	return nil
 }
 
 // Release gives all buffers back to the pool. No slice that came from Alloc
 // or from a Cache.Read into this arena may be used afterwards. The arena may
 // be used again.
 func (a *Arena) Release() {
-	for i, b := range a.held {
-		b.release()
-		a.held[i] = nil
+	for i := range a.held {
+		a.held[i].buf.release()
+		a.held[i] = held{}
 	}
 	a.held = a.held[:0]
 }

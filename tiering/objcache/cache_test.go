@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -78,7 +79,7 @@ func TestArenaClasses(t *testing.T) {
 	}
 	a := NewArena()
 	x := a.Alloc(100)
-	b := a.held[0]
+	b := a.held[0].buf
 	a.Release()
 	if b.refs.Load() != 0 || len(a.held) != 0 || len(x) != 100 {
 		t.Errorf("after Release: %d holders", b.refs.Load())
@@ -161,6 +162,50 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
+// TestPrefetch: what is near is read together, the rest at the same time, and
+// the Reads that follow need no store.
+func TestPrefetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		c := newCache(t, Options{Store: store, RAMBytes: 1 << 20})
+		want := put(t, store, "k", 900_000)
+		put(t, store, "l", 10)
+		c.Fill("ram", []Piece{{Data: want[:1000]}})
+		reads := 0
+		store.SetFault(func(memstore.Op, string) memstore.Fault {
+			reads++
+			return memstore.Fault{Kind: memstore.Delay, After: time.Second}
+		})
+		a := NewArena()
+		begin := time.Now()
+		ranges := []Range{{"k", 170_000, 100_000}, {"ram", 0, 1000}, {"k", 1, 150_000}, {"gone", 0, 1}, {"k", 600_000, 300_000}, {"l", 0, 10}}
+		c.Prefetch(t.Context(), slices.Clone(ranges), a)
+		if took := time.Since(begin); took != time.Second || reads != 4 {
+			t.Errorf("%d reads in %v, want 4 in the time of one, 1s", reads, took)
+		}
+		for _, r := range ranges {
+			bufs, err := c.Read(t.Context(), r.Key, r.Off, r.N, a)
+			switch {
+			case r.Key == "gone":
+				if !errors.Is(err, objstore.ErrNotFound) {
+					t.Errorf("Read(%v): %v", r, err)
+				}
+			case err != nil:
+				t.Errorf("Read(%v): %v", r, err)
+			case r.Key != "l" && !bytes.Equal(join(bufs), want[r.Off:r.Off+r.N]):
+				t.Errorf("Read(%v): other bytes", r)
+			}
+		}
+		if reads != 5 { // and the one of what is gone
+			t.Errorf("%d reads, want 5", reads)
+		}
+		a.Release()
+		if a.find(ranges[0]) != nil {
+			t.Error("an arena remembers what it gave back")
+		}
+	})
+}
+
 // TestEqualReadsShare: one read of the store for all, memory held by each.
 func TestEqualReadsShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -185,7 +230,7 @@ func TestEqualReadsShare(t *testing.T) {
 		if s := c.Stats(); s.Misses != 1 || s.Shared != 9 {
 			t.Errorf("%d reads of the store, %d shared", s.Misses, s.Shared)
 		}
-		buf := arenas[0].held[0]
+		buf := arenas[0].held[0].buf
 		for i, a := range arenas {
 			if got := buf.refs.Load(); got != int32(10-i) {
 				t.Errorf("%d holders, want %d", got, 10-i)
@@ -237,7 +282,7 @@ func TestLeaderLeaves(t *testing.T) {
 		if s := c.Stats(); s.Misses != 2 {
 			t.Errorf("%d reads of the store, want 2", s.Misses)
 		}
-		buf := arenas[1].held[0]
+		buf := arenas[1].held[0].buf
 		for _, a := range arenas {
 			a.Release()
 		}
@@ -270,7 +315,7 @@ func TestWaiterLeaves(t *testing.T) {
 			t.Errorf("waiter: %v", err)
 		}
 		wg.Wait()
-		if n := a.held[0].refs.Load(); n != 1 {
+		if n := a.held[0].buf.refs.Load(); n != 1 {
 			t.Errorf("%d holders, want the leader alone", n)
 		}
 	})

@@ -117,14 +117,14 @@ func (d *disk) add(h extentHead, file *diskFile, pos int64) {
 }
 
 // find returns an extent that covers a range.
-func (d *disk) find(k rangeKey) (extent, bool) {
+func (d *disk) find(k Range) (extent, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, e := range d.index[k.key] {
-		if e.off > k.off {
+	for _, e := range d.index[k.Key] {
+		if e.off > k.Off {
 			break
 		}
-		if e.covers(k.off, k.n) {
+		if e.covers(k.Off, k.N) {
 			return e, true
 		}
 	}
@@ -132,18 +132,18 @@ func (d *disk) find(k rangeKey) (extent, bool) {
 }
 
 // read returns a range, or nil when no extent has all of it, unharmed.
-func (d *disk) read(k rangeKey) (*buffer, []byte) {
+func (d *disk) read(k Range) (*buffer, []byte) {
 	e, ok := d.find(k)
 	if !ok {
 		return nil, nil
 	}
-	buf, view, err := e.read(k.off, k.n)
+	buf, view, err := e.read(k.Off, k.N)
 	if err == nil {
 		return buf, view
 	}
 	if !errors.Is(err, fs.ErrClosed) { // else evicted since
 		d.fail("read", err)
-		d.discard(k.key, e)
+		d.discard(k.Key, e)
 	}
 	return nil, nil
 }

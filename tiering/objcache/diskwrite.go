@@ -127,9 +127,9 @@ func (d *disk) fill(key string, pieces []Piece) {
 }
 
 // keep queues a range that was read from the store, and holds its buffer.
-func (d *disk) keep(k rangeKey, buf *buffer) {
+func (d *disk) keep(k Range, buf *buffer) {
 	buf.hold(1)
-	if !d.queue.push(job{key: k.key, off: k.off, data: [][]byte{buf.b}, n: k.n, buf: buf}) {
+	if !d.queue.push(job{key: k.Key, off: k.Off, data: [][]byte{buf.b}, n: k.N, buf: buf}) {
 		buf.release()
 	}
 }
@@ -155,7 +155,7 @@ func (d *disk) run(ctx context.Context) error {
 
 // write appends an extent to the newest file, after making room for it.
 func (d *disk) write(j job) {
-	if _, ok := d.find(rangeKey{j.key, j.off, j.n}); ok {
+	if _, ok := d.find(Range{j.key, j.off, j.n}); ok {
 		return
 	}
 	h := newExtentHead(j.key, j.off, j.data)

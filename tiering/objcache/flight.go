@@ -5,16 +5,10 @@ import (
 	"sync"
 )
 
-// rangeKey names a range of an object.
-type rangeKey struct {
-	key    string
-	off, n int64
-}
-
 // flights lets equal reads of the moment share one.
 type flights struct {
 	mu      sync.Mutex
-	flights map[rangeKey]*flight
+	flights map[Range]*flight
 }
 
 // flight is a read that is under way.
@@ -29,13 +23,13 @@ type flight struct {
 	landed  bool
 }
 
-func newFlights() *flights { return &flights{flights: make(map[rangeKey]*flight)} }
+func newFlights() *flights { return &flights{flights: make(map[Range]*flight)} }
 
 // do returns what load returns, for all equal calls of the moment, with a
 // hold of the buffer for each. shared says that another's load was used. Only the
 // caller whose load it is passes its context to it; when that one ends, the
 // others load again.
-func (fs *flights) do(ctx context.Context, k rangeKey, load func() (*buffer, []byte, error)) (buf *buffer, view []byte, shared bool, err error) {
+func (fs *flights) do(ctx context.Context, k Range, load func() (*buffer, []byte, error)) (buf *buffer, view []byte, shared bool, err error) {
 	for {
 		f, leader := fs.join(k)
 		if leader {
@@ -59,7 +53,7 @@ func (fs *flights) do(ctx context.Context, k rangeKey, load func() (*buffer, []b
 	}
 }
 
-func (fs *flights) join(k rangeKey) (f *flight, leader bool) {
+func (fs *flights) join(k Range) (f *flight, leader bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f = fs.flights[k]; f != nil {
@@ -72,7 +66,7 @@ func (fs *flights) join(k rangeKey) (f *flight, leader bool) {
 }
 
 // land ends a flight and gives each waiter its hold of the buffer.
-func (fs *flights) land(k rangeKey, f *flight) {
+func (fs *flights) land(k Range, f *flight) {
 	fs.mu.Lock()
 	delete(fs.flights, k)
 	f.landed = true

@@ -16,14 +16,18 @@
 package objcache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/objstore"
@@ -31,6 +35,19 @@ import (
 
 // MaxRead is the longest range in bytes that one Read takes.
 const MaxRead = 64 << 20
+
+const (
+	maxParallel = 8        // reads of one Prefetch at the same time
+	nearGap     = 64 << 10 // bytes that are read in vain rather than read twice
+	nearMax     = 4 << 20  // the longest read that others are joined to
+)
+
+// Large reads of the store are of whole blocks, into memory that is aligned as
+// blocks are, so that a store of files can read past the page cache.
+const (
+	block       = 4 << 10
+	wholeBlocks = 64 << 10
+)
 
 // ErrRange is returned by Read for a negative offset or length, or one longer
 // than MaxRead.
@@ -124,26 +141,82 @@ func (c *Cache) Fill(key string, pieces []Piece) {
 // objstore.ErrNotFound passes through; a range past the object's end is
 // io.ErrUnexpectedEOF.
 func (c *Cache) Read(ctx context.Context, key string, off, n int64, a *Arena) ([][]byte, error) {
-	return c.read(ctx, rangeKey{key, off, n}, a, true)
+	return c.read(ctx, Range{key, off, n}, a, true)
 }
 
 // ReadOnce is Read for bytes that nobody will want soon again (sealing,
 // verifying): it leaves the disk layer as it is.
 func (c *Cache) ReadOnce(ctx context.Context, key string, off, n int64, a *Arena) ([][]byte, error) {
-	return c.read(ctx, rangeKey{key, off, n}, a, false)
+	return c.read(ctx, Range{key, off, n}, a, false)
 }
 
-func (c *Cache) read(ctx context.Context, k rangeKey, a *Arena, keep bool) ([][]byte, error) {
-	if k.off < 0 || k.n < 0 || k.n > MaxRead || k.off+k.n < k.off {
-		return nil, fmt.Errorf("%w: %d bytes at %d of %s", ErrRange, k.n, k.off, k.key)
+// Range is a range of an object, N bytes from Off.
+type Range struct {
+	Key    string
+	Off, N int64
+}
+
+// Prefetch reads what Reads into the same arena are about to want: ranges that
+// lie near each other in one object together, several objects at the same
+// time. Where it fails, the Read that follows says why.
+func (c *Cache) Prefetch(ctx context.Context, ranges []Range, a *Arena) {
+	missing := slices.DeleteFunc(ranges, func(r Range) bool {
+		return c.ram.read(r.Key, r.Off, r.N) != nil || a.find(r) != nil
+	})
+	missing = joinNear(missing)
+	arenas := make([]Arena, len(missing))
+	var g errgroup.Group
+	g.SetLimit(maxParallel)
+	for i, r := range missing {
+		read := func() error {
+			_, err := c.read(ctx, r, &arenas[i], true)
+			return err
+		}
+		if i == len(missing)-1 {
+			_ = read()
+		} else {
+			g.Go(read)
+		}
 	}
-	if k.n == 0 {
+	_ = g.Wait() // told by the Reads
+	for i := range arenas {
+		a.held = append(a.held, arenas[i].held...)
+	}
+}
+
+// joinNear joins ranges of one object with little between them. It may
+// reorder and overwrite ranges.
+func joinNear(ranges []Range) []Range {
+	slices.SortFunc(ranges, func(a, b Range) int { return cmp.Or(strings.Compare(a.Key, b.Key), cmp.Compare(a.Off, b.Off)) })
+	joined := ranges[:0]
+	for _, r := range ranges {
+		if n := len(joined); n > 0 {
+			last := &joined[n-1]
+			end := max(last.Off+last.N, r.Off+r.N)
+			if last.Key == r.Key && r.Off-(last.Off+last.N) <= nearGap && end-last.Off <= nearMax {
+				last.N = end - last.Off
+				continue
+			}
+		}
+		joined = append(joined, r)
+	}
+	return joined
+}
+
+func (c *Cache) read(ctx context.Context, k Range, a *Arena, keep bool) ([][]byte, error) {
+	if k.Off < 0 || k.N < 0 || k.N > MaxRead || k.Off+k.N < k.Off {
+		return nil, fmt.Errorf("%w: %d bytes at %d of %s", ErrRange, k.N, k.Off, k.Key)
+	}
+	if k.N == 0 {
 		return nil, nil
 	}
-	if bufs := c.ram.read(k.key, k.off, k.n); bufs != nil {
+	if bufs := c.ram.read(k.Key, k.Off, k.N); bufs != nil {
 		c.count.ramHits.Add(1)
-		c.count.ramHitBytes.Add(k.n)
+		c.count.ramHitBytes.Add(k.N)
 		return bufs, nil
+	}
+	if view := a.find(k); view != nil {
+		return [][]byte{view}, nil
 	}
 	buf, view, shared, err := c.flights.do(ctx, k, func() (*buffer, []byte, error) { return c.load(ctx, k, keep) })
 	if shared {
@@ -152,37 +225,48 @@ func (c *Cache) read(ctx context.Context, k rangeKey, a *Arena, keep bool) ([][]
 	if err != nil {
 		return nil, err
 	}
-	a.adopt(buf)
+	a.adopt(held{k, view, buf})
 	return [][]byte{view}, nil
 }
 
 // load reads a range from disk, else from the store.
-func (c *Cache) load(ctx context.Context, k rangeKey, keep bool) (*buffer, []byte, error) {
+func (c *Cache) load(ctx context.Context, k Range, keep bool) (*buffer, []byte, error) {
 	if c.disk != nil {
 		if buf, view := c.disk.read(k); buf != nil {
 			c.count.diskHits.Add(1)
-			c.count.diskHitBytes.Add(k.n)
+			c.count.diskHitBytes.Add(k.N)
 			return buf, view, nil
 		}
 	}
 	c.count.misses.Add(1)
-	buf := newBuffer(int(k.n))
-	n, size, err := c.store.ReadAt(ctx, k.key, buf.b, k.off)
-	c.count.missBytes.Add(int64(n))
-	if n < len(buf.b) && (err == nil || errors.Is(err, io.EOF)) {
-		err = fmt.Errorf("read %d bytes at %d of %s, which has %d: %w", k.n, k.off, k.key, size, io.ErrUnexpectedEOF)
+	lo, n := k.Off, k.N
+	if c.disk == nil && n >= wholeBlocks { // the store is local files, most likely
+		lo &^= block - 1
+		n = (k.Off + k.N - lo + block - 1) &^ (block - 1)
 	}
-	if n == len(buf.b) {
-		err = nil
+	buf := newBuffer(int(n))
+	got, size, err := c.store.ReadAt(ctx, k.Key, buf.b, lo)
+	c.count.missBytes.Add(int64(got))
+	view, ok := within(buf.b[:got], k.Off-lo, k.N)
+	if !ok && (err == nil || errors.Is(err, io.EOF)) {
+		err = fmt.Errorf("read %d bytes at %d of %s, which has %d: %w", k.N, k.Off, k.Key, size, io.ErrUnexpectedEOF)
 	}
-	if err != nil {
+	if !ok {
 		buf.release()
 		return nil, nil, err
 	}
 	if c.disk != nil && keep {
 		c.disk.keep(k, buf)
 	}
-	return buf, buf.b, nil
+	return buf, view, nil
+}
+
+// within returns the n bytes at off of b, if it has them.
+func within(b []byte, off, n int64) ([]byte, bool) {
+	if off+n > int64(len(b)) {
+		return nil, false
+	}
+	return b[off : off+n : off+n], true
 }
 
 // Forget drops what the cache has of an object, once it is deleted.

@@ -43,7 +43,7 @@ func TestConformanceOnDisk(t *testing.T) {
 func TestConformanceOnDiskDirectly(t *testing.T) {
 	objtest.Run(t, func(t *testing.T) objstore.Store {
 		d := disk(t)
-		d.DirectWrites = true
+		d.Direct = true
 		return openStore(t, d)
 	})
 }

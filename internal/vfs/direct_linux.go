@@ -14,8 +14,8 @@ import (
 // blocks are: pieces are gathered in a chunk, which stays in the processor's
 // cache. The rest of a file that is no whole block goes through the page cache.
 const (
-	directBlock = 4096    // no disk's blocks are larger
-	directChunk = 1 << 20 // bytes of one write
+	directBlock = BlockSize // no disk's blocks are larger
+	directChunk = 1 << 20   // bytes of one write
 	directMin   = 4 * directBlock
 	directRead  = 16 * directBlock // the least read
 )

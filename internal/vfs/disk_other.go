@@ -3,6 +3,7 @@
 package vfs
 
 import (
+	"errors"
 	"os"
 	"syscall"
 )
@@ -45,3 +46,21 @@ func (f *diskFile) writeDirect(bufs [][]byte) (int64, error) { return writev(f.f
 
 // Spread is a hint that is of use on Linux only.
 func (d *DiskFS) Spread(string) error { return nil }
+
+func openPastCache(string) *os.File { return nil }
+
+// preallocate is not to be had here.
+func preallocate(*os.File, int64) error { return errors.ErrUnsupported }
+
+// WriteBlocks implements BlockFile.
+func (f *blockFile) WriteBlocks(bufs [][]byte, off int64) error {
+	var all []byte
+	for _, b := range bufs {
+		all = append(all, b...)
+	}
+	all = append(all, make([]byte, blocks(int64(len(all)))-int64(len(all)))...)
+	if _, err := f.f.WriteAt(all, off); err != nil {
+		return err
+	}
+	return f.f.Sync()
+}

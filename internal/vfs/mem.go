@@ -14,17 +14,21 @@ type OpKind string
 
 // The operations that change something or can fail on their own account.
 const (
-	OpCreate  OpKind = "create"
-	OpOpen    OpKind = "open"
-	OpLink    OpKind = "link"
-	OpRemove  OpKind = "remove"
-	OpMkdir   OpKind = "mkdir"
-	OpReadDir OpKind = "readdir"
-	OpSyncDir OpKind = "syncdir"
-	OpSize    OpKind = "size"
-	OpWrite   OpKind = "write" // Write and Writev
-	OpReadAt  OpKind = "readat"
-	OpSync    OpKind = "sync"
+	OpCreate      OpKind = "create"
+	OpOpen        OpKind = "open"
+	OpLink        OpKind = "link"
+	OpRemove      OpKind = "remove"
+	OpMkdir       OpKind = "mkdir"
+	OpReadDir     OpKind = "readdir"
+	OpSyncDir     OpKind = "syncdir"
+	OpSize        OpKind = "size"
+	OpPreallocate OpKind = "preallocate"
+	OpEdit        OpKind = "edit"
+	OpLock        OpKind = "lock"
+	OpWrite       OpKind = "write" // Write and Writev; WriteAt and WriteBlocks
+	OpReadAt      OpKind = "readat"
+	OpSync        OpKind = "sync" // WriteBlocks too, after its write
+	OpTruncate    OpKind = "truncate"
 )
 
 // Op is an operation that is about to happen. Path is the file's, or of a link
@@ -37,18 +41,22 @@ type Op struct {
 // Mem is a file system in memory that can crash and fail. It knows of each
 // file how much of it was synced, and of each directory which names were.
 type Mem struct {
-	mu   sync.Mutex
-	root *node
-	hook func(Op) error
+	mu     sync.Mutex
+	root   *node
+	hook   func(Op) error
+	locked map[*node]bool
 }
 
-// node is a file or a directory. Files only grow, so what is durable of their
-// content is a prefix.
+// node is a file or a directory. Files that are not written in place only
+// grow, so what is durable of their content is a prefix.
 type node struct {
 	data   []byte
 	synced int  // durable bytes of data
 	lost   bool // a sync failed: what it covered never becomes durable
 	links  int  // of a file: its names
+
+	inPlace bool
+	stable  []byte // of a file that is written in place: what is durable, in place of synced
 
 	names   map[string]*node // nil for a file
 	durable map[string]*node // the names that survive a crash for certain
@@ -56,7 +64,9 @@ type node struct {
 }
 
 // NewMem returns an empty file system.
-func NewMem() *Mem { return &Mem{root: newDir()} }
+func NewMem() *Mem { return newMem(newDir()) }
+
+func newMem(root *node) *Mem { return &Mem{root: root, locked: map[*node]bool{}} }
 
 func newDir() *node {
 	return &node{names: map[string]*node{}, durable: map[string]*node{}, failed: map[string]bool{}, links: 1}

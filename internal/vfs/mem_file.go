@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"bytes"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -84,10 +85,19 @@ func (f *memFile) Sync() error {
 		return err
 	}
 	defer f.m.mu.Unlock()
-	if !f.n.lost {
-		f.n.synced = len(f.n.data)
-	}
+	f.n.sync()
 	return nil
+}
+
+// sync makes the content durable, under the lock.
+func (n *node) sync() {
+	switch {
+	case n.lost:
+	case n.inPlace:
+		n.stable = bytes.Clone(n.data)
+	default:
+		n.synced = len(n.data)
+	}
 }
 
 func (f *memFile) Size() (int64, error) {
@@ -118,13 +128,13 @@ const crashBlock = 64
 // Crash returns what the disk may hold after a loss of power now: all that
 // was synced; of the rest, as rng decides, each directory entry as it was or
 // as it is, and of each file's unsynced content any length with any of its
-// blocks, zeros in place of the others. m itself goes on as if nothing had
+// blocks, zeros or what was durable there in place of the others. Nothing is locked. m itself goes on as if nothing had
 // happened; a test that is done with it just leaves it. The hook is not taken over.
 func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := crasher{rng: rng, done: map[*node]*node{}}
-	return &Mem{root: c.crash(m.root)}
+	return newMem(c.crash(m.root))
 }
 
 // crasher copies the survivors; done keeps a file with two names one file.
@@ -163,6 +173,10 @@ func (c *crasher) crash(n *node) *node {
 }
 
 func (c *crasher) crashFile(n *node) *node {
+	if n.inPlace {
+		data := c.crashInPlace(n)
+		return &node{inPlace: true, data: data, stable: bytes.Clone(data)}
+	}
 	if c.rng.IntN(4) == 0 { // the likeliest: all had been written back
 		return &node{data: append([]byte(nil), n.data...), synced: len(n.data)}
 	}
@@ -175,4 +189,22 @@ func (c *crasher) crashFile(n *node) *node {
 		}
 	}
 	return &node{data: data, synced: size}
+}
+
+// crashInPlace returns what is left of a file that is written in place: of
+// each block what was durable or what was written, and as much of a new length.
+func (c *crasher) crashInPlace(n *node) []byte {
+	if c.rng.IntN(4) == 0 {
+		return bytes.Clone(n.data)
+	}
+	low, high := min(len(n.stable), len(n.data)), max(len(n.stable), len(n.data))
+	data := make([]byte, low+c.rng.IntN(high-low+1))
+	copy(data, n.stable)
+	for at := 0; at < min(len(data), len(n.data)); at += crashBlock {
+		end := min(at+crashBlock, len(data))
+		if c.rng.IntN(2) == 0 {
+			copy(data[at:end], n.data[at:])
+		}
+	}
+	return data
 }

@@ -6,7 +6,13 @@
 // test can crash it after any operation and look at what a disk may hold then.
 package vfs
 
-import "io"
+import (
+	"errors"
+	"io"
+)
+
+// ErrLocked is returned by Lock for a file that somebody holds.
+var ErrLocked = errors.New("vfs: file is locked")
 
 // FS is a file system. Paths are '/'-separated and relative to its root, which
 // is "" or "."; one that leads out of the root is fs.ErrInvalid.
@@ -35,6 +41,38 @@ type FS interface {
 	SyncDir(path string) error
 	// Size returns a file's length in bytes; a directory is syscall.EISDIR.
 	Size(path string) (int64, error)
+	// Preallocate makes a new file of size zero bytes with room on the disk
+	// for all of them, to be written in place; it fails as Create does, with
+	// syscall.ENOSPC where the room is not there, and with
+	// errors.ErrUnsupported where the file system can't reserve any. The file
+	// is durable as one of Create is.
+	Preallocate(path string, size int64) (BlockFile, error)
+	// Edit opens a file to be written in place.
+	Edit(path string) (BlockFile, error)
+	// Lock takes a lock that one holder at a time has, of all processes, on a
+	// file that it makes where it is missing. Closing the lock, or the end of
+	// the process, frees it. ErrLocked: somebody has it.
+	Lock(path string) (io.Closer, error)
+}
+
+// BlockSize is what the offsets of BlockFile.WriteBlocks are multiples of, in bytes.
+const BlockSize = 4096
+
+// BlockFile is a file that is written in place. Its methods are safe for
+// concurrent use on ranges that don't overlap.
+type BlockFile interface {
+	// WriteBlocks writes the buffers one after the other from off, a multiple
+	// of BlockSize, and zeros up to the next multiple; when it returns nil
+	// they are durable, in a file that was synced since it was made. After an
+	// error any part of the blocks may have been written.
+	WriteBlocks(bufs [][]byte, off int64) error
+	// WriteAt writes within the file; what it wrote is durable after Sync.
+	io.WriterAt
+	// Truncate cuts the file to size bytes.
+	Truncate(size int64) error
+	// Sync makes content and size durable, as File.Sync does.
+	Sync() error
+	io.Closer
 }
 
 // File is an open file.

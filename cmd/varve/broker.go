@@ -25,6 +25,7 @@ import (
 	"github.com/varvelog/varve/internal/meta/sqlite"
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/objstore/filestore"
+	"github.com/varvelog/varve/tiering/wal"
 )
 
 type brokerFlags struct {
@@ -112,10 +113,11 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 		return fmt.Errorf("open data directory: %w", err)
 	}
 	disk.Direct = true
-	objects, err := filestore.Open(disk, "objects")
+	objects, err := filestore.Open(disk, "objects", wal.KeyPrefix)
 	if err != nil {
 		return fmt.Errorf("open objects: %w", err)
 	}
+	defer func() { err = errors.Join(err, objects.Close()) }()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w (is another broker running? --listen takes another address)", err)

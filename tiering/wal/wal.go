@@ -113,5 +113,10 @@ func (o *Options) setDefaults() {
 // Key returns the key of the WAL object or seal of o's session at o.Seq.
 func Key(o bundle.Origin) string { return fmt.Sprintf("%s%020d", Prefix(o.Broker, o.Epoch), o.Seq) }
 
+// KeyPrefix is what the keys of all WALs begin with.
+const KeyPrefix = "wal/"
+
 // Prefix returns what the keys of a session's WAL begin with.
-func Prefix(broker int32, epoch int64) string { return fmt.Sprintf("wal/%010d/%020d/", broker, epoch) }
+func Prefix(broker int32, epoch int64) string {
+	return fmt.Sprintf(KeyPrefix+"%010d/%020d/", broker, epoch)
+}

@@ -14,39 +14,80 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
-// script is what the crash tests do: puts into new and known folders, of small
-// and of piecewise bodies, a refused one among them.
-var script = []struct {
-	key  string
-	size int
-}{
-	{"wal/1/0", 300}, {"wal/1/1", 5000}, {"wal/1/0", 10}, {"seg/x/y/0", 1000}, {"top", 64}, {"wal/1/2", 0}, {"wal/1/1", 5000},
+// op is a put, or a Delete, of the script of a crash test.
+type op struct {
+	key   string
+	size  int
+	guest bool // done by another process
+	del   bool
 }
 
-// body returns what the i-th put of the script writes.
-func body(i int) objstore.Buffers {
-	b := bytes.Repeat([]byte{byte('a' + i)}, script[i].size)
-	return objstore.Buffers{b[:len(b)/3], b[len(b)/3:]}
+// scripts are what the crash tests do: puts into new and known folders, of small
+// and of piecewise bodies, refused ones among them. In the packed one three
+// packs are filled, two processes put the same keys, and objects are deleted.
+var scripts = map[string][]op{
+	"files": {
+		{key: "wal/1/0", size: 300}, {key: "wal/1/1", size: 5000}, {key: "wal/1/0", size: 10}, {key: "seg/x/y/0", size: 1000},
+		{key: "top", size: 64}, {key: "wal/1/2"}, {key: "wal/1/1", size: 5000}, {key: "wal/1/2", del: true},
+	},
+	"packed": {
+		{key: "wal/1/0", size: 300}, {key: "wal/1/1", size: 5000}, {key: "wal/1/0", size: 10}, {key: "wal/1/2"},
+		{key: "wal/1/3", size: 64, guest: true}, {key: "wal/1/3", size: 70}, {key: "wal/1/1", size: 10, guest: true},
+		{key: "wal/1/0", del: true}, {key: "wal/1/4", size: 4000}, {key: "wal/1/5", size: 7000}, {key: "wal/1/6", size: 200},
+		{key: "wal/1/1", del: true, guest: true}, {key: "wal/1/2", del: true}, {key: "wal/1/7", size: 20_000},
+		{key: "wal/1/8", size: 100}, {key: "wal/1/9", size: 9000}, {key: "wal/1/a", size: 9000}, {key: "wal/1/b", size: 90, guest: true},
+		{key: "seg/0", size: 100},
+	},
+}
+
+// opener opens a store as a process with an id.
+type opener func(disk vfs.FS, id string) (*Store, error)
+
+var openers = map[string]opener{
+	"files": func(disk vfs.FS, id string) (*Store, error) { return open(disk, "db/objects", testProcess(id)) },
+	"packed": func(disk vfs.FS, id string) (*Store, error) {
+		s, err := open(disk, "db/objects", testProcess(id), "wal/")
+		if err == nil {
+			s.packSize, s.packAfter = 32<<10, 0
+		}
+		return s, err
+	},
 }
 
 // history is what a test knows of the store: for each key the acknowledged
 // put, and those that may have been applied.
 type history struct {
+	script  []op
 	acked   map[string]int
 	started map[string][]int
 }
 
-func newHistory() *history {
-	return &history{acked: map[string]int{}, started: map[string][]int{}}
+func newHistory(script []op) *history {
+	return &history{script: script, acked: map[string]int{}, started: map[string][]int{}}
+}
+
+// body returns what the i-th operation of the script writes.
+func (h *history) body(i int) objstore.Buffers {
+	b := bytes.Repeat([]byte{byte('a' + i)}, h.script[i].size)
+	return objstore.Buffers{b[:len(b)/3], b[len(b)/3:]}
 }
 
 // run does the script; after an unknown outcome it repeats the put at once, as
 // a WAL writer does, and gives up after three times.
-func (h *history) run(t *testing.T, s *Store) {
-	for i, op := range script {
+func (h *history) run(t *testing.T, s, guest *Store) {
+	for i, op := range h.script {
+		by := s
+		if op.guest {
+			by = guest
+		}
+		if op.del {
+			delete(h.acked, op.key)
+			_ = by.Delete(t.Context(), op.key)
+			continue
+		}
 		h.started[op.key] = append(h.started[op.key], i)
 		for range 3 {
-			err := s.Put(t.Context(), op.key, body(i))
+			err := by.Put(t.Context(), op.key, h.body(i))
 			if err == nil {
 				h.acked[op.key] = i
 				break
@@ -79,7 +120,7 @@ func (h *history) check(t *testing.T, s *Store) error {
 		if i, ok := h.acked[in.Key]; ok && i >= 0 {
 			want = []int{i}
 		}
-		whole := slices.ContainsFunc(want, func(i int) bool { return bytes.Equal(p, slices.Concat(body(i)...)) })
+		whole := slices.ContainsFunc(want, func(i int) bool { return bytes.Equal(p, slices.Concat(h.body(i)...)) })
 		if !whole {
 			return fmt.Errorf("%s holds %d bytes of nobody's, or torn", in.Key, in.Size)
 		}
@@ -98,11 +139,11 @@ func testProcess(id string) process {
 
 // checkCrash crashes the disk in several ways, opens the store as a new
 // process and checks it.
-func checkCrash(t *testing.T, m *vfs.Mem, h *history, what string) {
+func checkCrash(t *testing.T, m *vfs.Mem, h *history, open opener, what string) {
 	t.Helper()
 	for seed := range uint64(8) {
 		disk := m.Crash(rand.New(rand.NewPCG(seed, 1)))
-		s, err := open(disk, "db/objects", testProcess("2-0"))
+		s, err := open(disk, "2-0")
 		if err != nil {
 			t.Fatalf("%s, seed %d: open: %v", what, seed, err)
 		}
@@ -113,71 +154,123 @@ func checkCrash(t *testing.T, m *vfs.Mem, h *history, what string) {
 			t.Fatalf("%s, seed %d: temporary files %q, %v", what, seed, names, err)
 		}
 		// The same code goes on: what is missing can be put, and then is there.
-		h2 := newHistory()
-		for i, op := range script {
+		h2 := newHistory(h.script)
+		for i, op := range h.script {
 			h2.started[op.key] = append(h2.started[op.key], i)
 		}
-		h2.run(t, s)
+		h2.run(t, s, s)
 		if err := h2.check(t, s); err != nil {
 			t.Fatalf("%s, seed %d: after going on: %v", what, seed, err)
 		}
+		if err := emptyAll(t, disk, s); err != nil {
+			t.Fatalf("%s, seed %d: %v", what, seed, err)
+		}
 	}
+}
+
+// emptyAll deletes all objects, closes the store and looks that no pack is left.
+func emptyAll(t *testing.T, disk *vfs.Mem, s *Store) error {
+	infos, err := s.List(t.Context(), "", "", 0)
+	if err != nil {
+		return err
+	}
+	for _, in := range infos {
+		if err := s.Delete(t.Context(), in.Key); err != nil {
+			return err
+		}
+	}
+	if err := s.Close(); err != nil {
+		return err
+	}
+	names, err := disk.ReadDir("db/objects/wal/1")
+	if err != nil || slices.ContainsFunc(names, func(name string) bool { return name != homeLock && name != settleLock }) {
+		return fmt.Errorf("after all was deleted there are %q, %v", names, err)
+	}
+	return nil
 }
 
 // TestCrashAfterEachOperation crashes before each disk operation, which is
 // after each, and at the end.
 func TestCrashAfterEachOperation(t *testing.T) {
-	m := vfs.NewMem()
-	h := newHistory()
-	ops := 0
-	m.SetHook(func(op vfs.Op) error {
-		checkCrash(t, m, h, fmt.Sprintf("before operation %d, %s %s", ops, op.Kind, op.Path))
-		ops++
-		return nil
-	})
-	s, err := open(m, "db/objects", testProcess("1-0"))
+	for kind, script := range scripts {
+		t.Run(kind, func(t *testing.T) {
+			m := vfs.NewMem()
+			h := newHistory(script)
+			ops := 0
+			m.SetHook(func(op vfs.Op) error {
+				checkCrash(t, m, h, openers[kind], fmt.Sprintf("before operation %d, %s %s", ops, op.Kind, op.Path))
+				ops++
+				return nil
+			})
+			s, guest := openTwo(t, m, openers[kind])
+			h.run(t, s, guest)
+			checkCrash(t, m, h, openers[kind], "at the end")
+			if ops < 50 || len(h.acked) < 4 {
+				t.Errorf("only %d operations and %d objects", ops, len(h.acked))
+			}
+		})
+	}
+}
+
+func openTwo(t *testing.T, m *vfs.Mem, open opener) (s, guest *Store) {
+	t.Helper()
+	s, err := open(m, "1-0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.run(t, s)
-	checkCrash(t, m, h, "at the end")
-	if ops < 50 || len(h.acked) != 5 {
-		t.Errorf("only %d operations and %d objects", ops, len(h.acked))
+	guest, err = open(m, "1-0")
+	if err != nil {
+		t.Fatal(err)
 	}
+	return s, guest
 }
 
 // TestFaultAtEachOperation lets each disk operation fail once, and then all of
 // them from there on, and crashes at the end.
 func TestFaultAtEachOperation(t *testing.T) {
-	for _, once := range []bool{true, false} {
-		for at, done := 0, false; !done; at++ {
-			m := vfs.NewMem()
-			s, err := open(m, "db/objects", testProcess("1-0"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			h := newHistory()
-			var what string
-			n := 0
-			m.SetHook(func(op vfs.Op) error {
-				n++
-				if n-1 == at || n > at && !once {
-					if n-1 == at {
-						what = fmt.Sprintf("operation %d, %s %s, fails (once: %v)", at, op.Kind, op.Path, once)
-					}
-					return syscall.EIO
+	for kind, script := range scripts {
+		for _, once := range []bool{true, false} {
+			for _, two := range []bool{true, false} {
+				for at := 0; testFault(t, kind, script, at, once, two); at++ {
 				}
-				return nil
-			})
-			h.run(t, s)
-			done = n <= at
-			m.SetHook(nil)
-			if err := h.check(t, s); err != nil {
-				t.Fatalf("%s: %v", what, err)
 			}
-			checkCrash(t, m, h, what)
 		}
 	}
+}
+
+// testFault lets the operation numbered at fail, and says whether there was
+// one. With two processes the fsync of a folder doesn't fail: it takes the
+// other one's names as well, and he is not told.
+func testFault(t *testing.T, kind string, script []op, at int, once, two bool) bool {
+	m := vfs.NewMem()
+	s, guest := openTwo(t, m, openers[kind])
+	if !two {
+		guest = s
+	}
+	h := newHistory(script)
+	what, n := "", 0
+	m.SetHook(func(op vfs.Op) error {
+		if two && op.Kind == vfs.OpSyncDir {
+			return nil
+		}
+		n++
+		if n-1 == at || n > at && !once {
+			if n-1 == at {
+				what = fmt.Sprintf("%s: operation %d, %s %s, fails (once: %v, two: %v)", kind, at, op.Kind, op.Path, once, two)
+			}
+			return syscall.EIO
+		}
+		return nil
+	})
+	h.run(t, s, guest)
+	m.SetHook(nil)
+	for _, s := range []*Store{s, guest} {
+		if err := h.check(t, s); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	checkCrash(t, m, h, openers[kind], what)
+	return n > at
 }
 
 // TestFailedFsync: a put whose folder was not synced is never acknowledged

@@ -52,24 +52,33 @@ type Store struct {
 	tmp  string       // prefix of the folders of this Store's temporary files, unique among all processes
 	seq  atomic.Int64 // of temporary files
 
-	dirs  dirs
-	files handles
+	prefixes  []string // of the keys whose objects go into packs
+	packSize  int64    // bytes of a pack
+	packAfter int      // puts into a folder before it gets a pack
+
+	dirs    dirs
+	files   handles // of objects that have a file, and references
+	packs   handles
+	folders folders
 }
 
 var _ objstore.Store = (*Store)(nil)
 
 // Open opens the store whose objects lie below root, a folder of files which
 // is created if it is missing, and must lie on one disk. It removes the
-// temporary files of processes that are gone.
-func Open(files vfs.FS, root string) (*Store, error) {
-	return open(files, root, newProcess())
+// temporary files of processes that are gone. Objects whose keys begin with one
+// of packed are put into packs; those that are in some are found without it.
+func Open(files vfs.FS, root string, packed ...string) (*Store, error) {
+	return open(files, root, newProcess(), packed...)
 }
 
-func open(files vfs.FS, root string, p process) (*Store, error) {
-	s := &Store{fs: files, root: path.Clean(root)}
+func open(files vfs.FS, root string, p process, packed ...string) (*Store, error) {
+	s := &Store{fs: files, root: path.Clean(root), prefixes: packed, packSize: packSize, packAfter: packAfter}
 	s.tmp = path.Join(s.root, tmpDir, p.id+"-"+nonce()+"-")
 	s.dirs.init(files)
-	s.files.init(files)
+	s.files.init(files, maxOpenFiles)
+	s.packs.init(files, maxOpenPacks)
+	s.folders.known = make(map[string]*folder)
 	if err := s.dirs.ensure(path.Join(s.root, tmpDir)); err != nil {
 		return nil, fmt.Errorf("open object folder: %w", err)
 	}
@@ -82,11 +91,14 @@ func open(files vfs.FS, root string, p process) (*Store, error) {
 	return s, nil
 }
 
-// Close closes the files that the Store keeps open for reading. Reads that
-// are under way end first; no call may follow.
+// Close closes the packs, and the files that the Store keeps open for reading.
+// Calls that are under way end first; none may follow. What it fails to close
+// is settled by whoever opens the folder next.
 func (s *Store) Close() error {
+	err := s.leaveHomes(context.Background(), 0)
 	s.files.close()
-	return nil
+	s.packs.close()
+	return err
 }
 
 func (s *Store) path(key string) string { return path.Join(s.root, key) }
@@ -118,9 +130,29 @@ func (s *Store) put(ctx context.Context, key string, body objstore.Body) error {
 	if err := s.dirs.ensure(dir); err != nil {
 		return folderErr(err)
 	}
+	f := s.folders.use(dir)
+	defer s.folders.done(f)
+	if err := s.settle(ctx, dir); err != nil {
+		return err
+	}
+	leave, err := f.enter(ctx, name) // at most one record of a name is without an outcome
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if _, err := s.fs.Size(name); err == nil || errors.Is(err, syscall.EISDIR) {
 		return s.exists(name) // a repeated put: spare the disk
 	}
+	if bufs, ok := body.(objstore.Buffers); ok && s.packed(key) {
+		if done, err := s.putPacked(ctx, f, name, bufs); done {
+			return err
+		}
+	}
+	return s.putFile(ctx, name, body)
+}
+
+// putFile puts an object as a file of its own.
+func (s *Store) putFile(ctx context.Context, name string, body objstore.Body) error {
 	tmp, err := s.write(ctx, body)
 	if err != nil {
 		return err
@@ -135,7 +167,7 @@ func (s *Store) put(ctx context.Context, key string, body objstore.Body) error {
 	if err != nil {
 		return err
 	}
-	return s.dirs.sync(dir)
+	return s.dirs.sync(path.Dir(name))
 }
 
 // exists returns ErrExists once the object that took the name is durable.
@@ -201,17 +233,18 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	if err := objstore.ValidateDelete(keys); err != nil {
 		return err
 	}
+	from := map[packRef]bool{}
 	for _, key := range keys {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		name := s.path(key)
-		s.files.drop(name)
-		if _, err := s.fs.Size(name); absent(err) {
-			continue
-		}
-		if err := s.fs.Remove(name); err != nil && !absent(err) {
+		if err := s.delete(ctx, s.path(key), from); err != nil {
 			return fmt.Errorf("delete object %s: %w", key, err)
+		}
+	}
+	for p := range from {
+		if err := s.collectOrSettle(ctx, p); err != nil {
+			return fmt.Errorf("delete packs of %s: %w", p.dir, err)
 		}
 	}
 	return nil

@@ -56,6 +56,32 @@ func TestFaultConformance(t *testing.T) {
 	objtest.RunFaults(t, func(t *testing.T) (objstore.Store, objtest.Faults) { return objtest.WithFaults(openStore(t, disk(t))) })
 }
 
+func openPacked(t *testing.T, f vfs.FS, size int64) *filestore.Store {
+	t.Helper()
+	s, err := filestore.OpenPacked(f, "data/objects", size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return s
+}
+
+func TestConformancePacked(t *testing.T) {
+	for _, size := range []int64{32 << 10, 1 << 20} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			objtest.Run(t, func(t *testing.T) objstore.Store { return openPacked(t, disk(t), size) })
+		})
+	}
+}
+
+func TestConformancePackedInMemory(t *testing.T) {
+	objtest.Run(t, func(t *testing.T) objstore.Store { return openPacked(t, vfs.NewMem(), 64<<10) })
+}
+
 // TestTwoStores: what one process deletes and writes, another sees at once,
 // although it keeps files open.
 func TestTwoStores(t *testing.T) {
@@ -216,47 +242,4 @@ func TestTmpFolders(t *testing.T) {
 	if folders, err := m.ReadDir("data/objects/~tmp"); err != nil || len(folders) > 3 {
 		t.Errorf("folders: %q, %v", folders, err)
 	}
-}
-
-// BenchmarkPut1MiB keeps few objects, so that the page cache reuses its pages:
-// on a virtual machine a page's first use can cost more than all the rest.
-func BenchmarkPut1MiB(b *testing.B) {
-	d, err := vfs.Disk(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	s, err := filestore.Open(d, "o")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
-	var body objstore.Buffers
-	for range 4 {
-		body = append(body, make([]byte, 256<<10))
-	}
-	b.SetBytes(body.Size())
-	before := cpuSeconds(b)
-	var seq atomic.Int64
-	b.SetParallelism(2) // four in flight on two cores
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			n := seq.Add(1)
-			if err := s.Put(b.Context(), fmt.Sprintf("wal/%020d", n), body); err != nil {
-				b.Fatal(err)
-			}
-			if err := s.Delete(b.Context(), fmt.Sprintf("wal/%020d", n-64)); n > 64 && err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.ReportMetric((cpuSeconds(b)-before)/(float64(body.Size())*float64(b.N)/(1<<30)), "cpu-s/GiB")
-}
-
-// cpuSeconds returns the processor time of this process so far.
-func cpuSeconds(b *testing.B) float64 {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }

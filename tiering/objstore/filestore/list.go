@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,6 +42,9 @@ type walk struct {
 // that '/', so that visiting the names in order is visiting the keys in order.
 func (w *walk) dir(ctx context.Context, dir string) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := w.s.settle(ctx, w.s.path(dir)); err != nil {
 		return err
 	}
 	names, err := w.s.fs.ReadDir(w.s.path(dir))
@@ -95,7 +97,10 @@ func (w *walk) visit(ctx context.Context, key string) error {
 	if key <= w.after || objstore.ValidateKey(key) != nil { // or a stranger's file
 		return nil
 	}
-	size, err := w.s.fs.Size(path.Join(w.s.root, key))
+	size, _, _, err := w.s.size(w.s.path(key))
+	if errors.Is(err, errNoPack) { // deleted since, with its pack, or missing
+		_, _, _, err = w.s.size(w.s.path(key))
+	}
 	if absent(err) { // deleted since
 		return nil
 	}

@@ -6,15 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"sync"
 
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/filestore/pack"
 )
 
-// maxOpenFiles bounds the objects that a Store keeps open for reading: a
-// segment in use is read in many ranges.
-const maxOpenFiles = 256
+// maxOpenFiles and maxOpenPacks bound the files that a Store keeps open for
+// reading: a segment in use is read in many ranges.
+const (
+	maxOpenFiles = 256
+	maxOpenPacks = 32
+)
 
 // ReadAt implements objstore.Store.
 func (s *Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (n int, size int64, err error) {
@@ -25,6 +30,12 @@ func (s *Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (n 
 		return 0, 0, err
 	}
 	n, size, err = s.readAt(s.path(key), p, off)
+	if absent(err) || errors.Is(err, errNoPack) { // the second one: deleted since its name was read
+		if err := s.settle(ctx, path.Dir(s.path(key))); err != nil {
+			return 0, 0, fmt.Errorf("read object %s: %w", key, err)
+		}
+		n, size, err = s.readAt(s.path(key), p, off)
+	}
 	if err != nil && err != io.EOF {
 		if absent(err) {
 			err = objstore.ErrNotFound
@@ -39,25 +50,42 @@ func (s *Store) readAt(name string, p []byte, off int64) (n int, size int64, err
 	if err != nil {
 		return 0, 0, err
 	}
-	defer s.files.release(h)
-	from, count, eof := objstore.Range(h.size, off, len(p))
-	n, err = h.file.ReadAt(p[:count], from)
-	if n == count { // objects never grow or shrink
+	begin, size, release := int64(0), h.size, s.files.release
+	if h.packed {
+		s.files.release(h)
+		var rec pack.Record
+		if h, rec, err = s.record(name, h.id); err != nil {
+			return 0, 0, err
+		}
+		begin, size, release = rec.Body(), rec.Size, s.packs.release
+	}
+	defer release(h)
+	from, count, eof := objstore.Range(size, off, len(p))
+	want := count
+	if begin > 0 { // a packed object is followed by zeros, and whole blocks are read past the page cache
+		want = min(len(p), (count+pack.Block-1)&^(pack.Block-1))
+	}
+	n, err = h.file.ReadAt(p[:want], begin+from)
+	if n = min(n, count); n == count { // objects never grow or shrink
 		err = nil
 	} else if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("file has fewer than its %d bytes: %w", h.size, io.ErrUnexpectedEOF)
+		err = fmt.Errorf("file has fewer than the object's %d bytes: %w", size, io.ErrUnexpectedEOF)
 	}
 	if err == nil && eof {
 		err = io.EOF
 	}
-	return n, h.size, err
+	return n, size, err
 }
 
-// handle is an object's file, open for reading.
+// handle is the file of an object or a pack, open for reading.
 type handle struct {
 	name string
 	file vfs.File
 	size int64
+
+	packed  bool    // the file is a reference to a pack
+	id      pack.ID // of that pack
+	records records // of a pack
 
 	refs    int           // readers at this moment
 	dropped bool          // no longer in the map: the last reader closes it
@@ -66,15 +94,16 @@ type handle struct {
 
 // handles keeps the files that were read last open.
 type handles struct {
-	fs vfs.FS
+	fs    vfs.FS
+	limit int
 
 	mu    sync.Mutex // also owns the handles' fields below size
 	open  map[string]*handle
 	order *list.List // of *handle, the one used last in front
 }
 
-func (h *handles) init(fs vfs.FS) {
-	h.fs, h.open, h.order = fs, make(map[string]*handle), list.New()
+func (h *handles) init(fs vfs.FS, limit int) {
+	h.fs, h.limit, h.open, h.order = fs, limit, make(map[string]*handle), list.New()
 }
 
 // acquire returns a file open for reading. The caller releases it.
@@ -97,14 +126,30 @@ func (h *handles) acquire(name string) (*handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, err := file.Size()
+	f = &handle{name: name, file: file, refs: 1}
+	if f.size, err = file.Size(); err == nil && f.size == pack.RefSize {
+		err = f.parseRef()
+	}
 	if err != nil {
 		_ = file.Close()
 		return nil, err
 	}
-	f = &handle{name: name, file: file, size: size, refs: 1}
-	h.add(f)
+	if f.packed { // it has other names, so its file can't tell whether this one is still there
+		f.dropped = true
+	} else {
+		h.add(f)
+	}
 	return f, nil
+}
+
+// parseRef looks whether the file is a reference to a pack.
+func (f *handle) parseRef() error {
+	b := make([]byte, pack.RefSize)
+	if _, err := f.file.ReadAt(b, 0); err != nil && err != io.EOF {
+		return err
+	}
+	f.id, f.packed = pack.ParseRef(b)
+	return nil
 }
 
 // add keeps a file open, and drops those that were not used for longest.
@@ -116,7 +161,7 @@ func (h *handles) add(f *handle) {
 	}
 	h.open[f.name] = f
 	f.elem = h.order.PushFront(f)
-	for h.order.Len() > maxOpenFiles {
+	for h.order.Len() > h.limit {
 		closing = append(closing, h.remove(h.order.Back().Value.(*handle))...)
 	}
 	h.mu.Unlock()

@@ -66,19 +66,30 @@ const tmpFolderFiles = 1024
 
 // createTmp creates a temporary file.
 func (s *Store) createTmp() (name string, f vfs.File, err error) {
-	n := s.seq.Add(1)
-	folder := s.tmpFolder(n / tmpFolderFiles)
-	name = fmt.Sprintf("%s/%d", folder, n)
-	if n%tmpFolderFiles == 0 && n >= 2*tmpFolderFiles { // the one before may be in use yet
-		_ = s.fs.Remove(s.tmpFolder(n/tmpFolderFiles - 2))
-	}
+	name = s.nextTmp()
 	f, err = s.fs.Create(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = s.fs.Mkdir(folder); err == nil || errors.Is(err, fs.ErrExist) {
+		if err = s.makeTmpFolder(name); err == nil {
 			f, err = s.fs.Create(name)
 		}
 	}
 	return name, f, err
+}
+
+// nextTmp returns the name of a new temporary file, whose folder may be missing.
+func (s *Store) nextTmp() string {
+	n := s.seq.Add(1)
+	if n%tmpFolderFiles == 0 && n >= 2*tmpFolderFiles { // the one before may be in use yet
+		_ = s.fs.Remove(s.tmpFolder(n/tmpFolderFiles - 2))
+	}
+	return fmt.Sprintf("%s/%d", s.tmpFolder(n/tmpFolderFiles), n)
+}
+
+func (s *Store) makeTmpFolder(tmp string) error {
+	if err := s.fs.Mkdir(path.Dir(tmp)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 func (s *Store) tmpFolder(n int64) string { return fmt.Sprintf("%s%d", s.tmp, n) }

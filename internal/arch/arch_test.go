@@ -27,9 +27,10 @@ var allowed = map[string][]string{
 	"tiering/retention": {"internal/kafka", "internal/catalog", "tiering/objstore"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},
-	"engine/slot":       {"internal/kafka", "internal/catalog", "tiering", "engine/partition"},
+	"engine/member":     {"internal/kafka", "internal/catalog"},
+	"engine/slot":       {"internal/kafka", "internal/catalog", "tiering", "engine/partition", "engine/member"},
 	"engine/group":      {"internal/kafka", "internal/catalog"},
-	"engine/api":        {"internal/kafka", "internal/catalog", "tiering/objcache", "engine/partition", "engine/group"},
+	"engine/api":        {"internal/kafka", "internal/catalog", "tiering/objcache", "engine/partition", "engine/group", "engine/member"},
 	"engine/broker":     {"internal", "tiering", "engine"},
 	"engine/enginetest": {"internal", "tiering", "engine"},
 

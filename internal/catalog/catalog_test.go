@@ -400,3 +400,61 @@ func TestOverSQLite(t *testing.T) {
 	sameGroup(t, g, again)
 	same(t, map[kafka.TopicPartition]catalog.GroupOffset{seg.TP: {Offset: 3}}, offsets)
 }
+
+func TestHeartbeats(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	s := must[catalog.Session](t)(c.StartSession(t.Context(), 3, "host:1", "a"))
+	h := must[catalog.Heartbeat](t)(c.Renew(t.Context(), catalog.Heartbeat{Session: s.ID, Applied: 4, WALNext: 5, Leaving: true, Refused: []catalog.SessionID{{Broker: 9}}}))
+	h = must[catalog.Heartbeat](t)(c.Renew(t.Context(), h))
+	all := must[[]catalog.Heartbeat](t)(c.Heartbeats(t.Context()))
+	if len(all) != 1 || all[0].Counter != 2 || all[0].Applied != 4 || all[0].WALNext != 5 || !all[0].Leaving || len(all[0].Refused) != 1 {
+		t.Errorf("heartbeats: %+v", all)
+	}
+	must[catalog.Session](t)(c.SetTrim(t.Context(), s, 3)) // renewals have not disturbed it
+	ok(t, c.RemoveHeartbeat(t.Context(), s.ID))
+	ok(t, c.RemoveHeartbeat(t.Context(), s.ID))
+	_, err := c.Renew(t.Context(), h)
+	wantErr(t, err, catalog.ErrFenced)
+}
+
+func TestMembersFollowTheFeed(t *testing.T) {
+	store := memmeta.New()
+	c, other := catalog.New(store), catalog.New(store)
+	ok(t, other.Refresh(t.Context()))
+	mine, slot := owner(t, c, 1)
+	target := must[catalog.Session](t)(c.StartSession(t.Context(), 2, "host:2", "b"))
+	slot.Spans = []catalog.Span{{Session: mine.ID, To: 4}, {Session: target.ID, To: -1}}
+	moved := must[[]catalog.Slot](t)(c.HandOver(t.Context(), mine, target, []catalog.Slot{slot}))[0]
+	if moved.Owner != target.ID || moved.Epoch != slot.Epoch+1 {
+		t.Errorf("handed over: %+v", moved)
+	}
+	_, err := c.KeepSlots(t.Context(), mine, []catalog.Slot{slot})
+	wantErr(t, err, catalog.ErrFenced) // it is another's
+	kept := must[[]catalog.Slot](t)(c.KeepSlots(t.Context(), target, []catalog.Slot{moved}))[0]
+	must[catalog.Session](t)(c.RecordSeal(t.Context(), must[catalog.Session](t)(c.FenceSession(t.Context(), mine)), 4))
+	ok(t, c.AlterPlacement(t.Context(), func(p *catalog.Placement) { p.Drained = []int32{2} }))
+	reloaded := catalog.New(store)
+	ok(t, other.Refresh(t.Context()))
+	ok(t, reloaded.Refresh(t.Context()))
+	for name, m := range map[string]*catalog.Members{"made": c.Members(), "followed": other.Members(), "reloaded": reloaded.Members()} {
+		same(t, []catalog.Member{{ID: target.ID, State: catalog.Live, Addr: "host:2", Rack: "b"}}, m.Live())
+		same(t, []catalog.Owner{{Session: target.ID, Epoch: kept.Epoch}, {Epoch: -1}}, m.Owners(2))
+		same(t, []int32{2}, m.Placement().Drained)
+		if len(m.Fenced()) != 0 {
+			t.Errorf("%s: fenced %v", name, m.Fenced())
+		}
+	}
+	_, err = c.HandOver(t.Context(), mine, target, []catalog.Slot{slot})
+	wantErr(t, err, catalog.ErrFenced)
+}
+
+func TestFollowSession(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	first := must[catalog.Session](t)(c.StartSession(t.Context(), 3, "host:1", "a"))
+	second := must[catalog.Session](t)(c.FollowSession(t.Context(), first))
+	if second.ID.Epoch != first.ID.Epoch+1 || second.Addr != first.Addr || second.Nonce == first.Nonce {
+		t.Errorf("followed by %+v", second)
+	}
+	_, err := c.FollowSession(t.Context(), first)
+	wantErr(t, err, catalog.ErrSuperseded)
+}

@@ -13,12 +13,31 @@ const (
 	changesPK   = "changes"
 	keepChanges = time.Hour // older entries of the feed go
 	pollPeriod  = time.Second
+	pollPeers   = 100 * time.Millisecond // with other brokers about
 )
+
+// entry is a change in the feed: a topic's or a broker's settings, which are read anew by name, or
+// members, who are in its value.
+type entry struct{ kind, name, value string }
+
+func (e entry) create(number int64) meta.Op {
+	attrs := meta.Attrs{"v": format, "kind": e.kind, "name": e.name, "at": time.Now().UnixMilli()}
+	if e.value != "" {
+		attrs["value"] = e.value
+	}
+	return meta.Create(meta.Key{PK: changesPK, SK: changeSK(number)}, attrs)
+}
 
 func changeSK(n int64) string { return fmt.Sprintf("%020d", n) }
 
 // Topics returns the newest snapshot, without I/O.
 func (c *Catalog) Topics() *Topics { return c.topics.Load() }
+
+// Members returns the newest snapshot of sessions and owners, without I/O.
+func (c *Catalog) Members() *Members { return c.topics.Load().members }
+
+// Applied returns the number of the newest change that the snapshots have.
+func (c *Catalog) Applied() int64 { return c.topics.Load().change }
 
 // Changed returns a channel that is closed at the next new snapshot.
 func (c *Catalog) Changed() <-chan struct{} {
@@ -31,7 +50,8 @@ func (c *Catalog) Changed() <-chan struct{} {
 // change feed, brings the snapshot up to it and returns the commit's id. build
 // is given the snapshot that the commit stands on: nothing that is in the feed
 // has changed since when it is applied. It is called again when a race is lost.
-func (c *Catalog) change(ctx context.Context, kind, name string, build func(now *Topics) ([]meta.Op, error)) (id string, err error) {
+// It may complete e, too.
+func (c *Catalog) change(ctx context.Context, e *entry, build func(now *Topics) ([]meta.Op, error)) (id string, err error) {
 	err = again(ctx, func() error {
 		if err := c.Refresh(ctx); err != nil {
 			return err
@@ -41,18 +61,21 @@ func (c *Catalog) change(ctx context.Context, kind, name string, build func(now 
 		if err != nil {
 			return err
 		}
-		entry := meta.Key{PK: changesPK, SK: changeSK(now.change + 1)}
-		ops = append(ops, meta.Create(entry, meta.Attrs{"v": format, "kind": kind, "name": name, "at": time.Now().UnixMilli()}))
-		id, err = c.commit(ctx, ops...)
+		id, err = c.commit(ctx, append(ops, e.create(now.change+1))...)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
+	return id, c.see(ctx)
+}
+
+// see brings the snapshot up to a change that was just made.
+func (c *Catalog) see(ctx context.Context) error {
 	if err := persist(ctx, func() error { return c.Refresh(ctx) }); err != nil {
-		return "", fmt.Errorf("applied, but not yet seen: %w", err)
+		return fmt.Errorf("applied, but not yet seen: %w", err)
 	}
-	return id, nil
+	return nil
 }
 
 // Refresh brings the snapshot up to the newest change.
@@ -88,10 +111,10 @@ func (c *Catalog) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// applyChange brings one topic or broker of a private snapshot up to date.
-// What it reads may be newer than the change: later changes then find it so.
-func (c *Catalog) applyChange(ctx context.Context, next *Topics, entry meta.Item) error {
-	f := read(entry)
+// applyChange brings one topic or broker, or the members, of a private snapshot
+// up to date. What it reads may be newer than the change: later changes then find it so.
+func (c *Catalog) applyChange(ctx context.Context, next *Topics, item meta.Item) error {
+	f := read(item)
 	kind, name := f.text("kind"), f.text("name")
 	if f.err != nil {
 		return f.err
@@ -113,6 +136,12 @@ func (c *Catalog) applyChange(ctx context.Context, next *Topics, entry meta.Item
 			return err
 		}
 		next.brokers[name] = configs
+	case changeSession, changeSlots, changePlacement:
+		members, err := next.members.apply(kind, f.text("value"))
+		if err := errors.Join(f.err, err); err != nil {
+			return err
+		}
+		next.members = members
 	}
 	next.change++
 	return nil
@@ -152,6 +181,9 @@ func (c *Catalog) reload(ctx context.Context) error {
 			return fmt.Errorf("read broker settings: %w", err)
 		}
 	}
+	if next.members, err = c.loadMembers(ctx); err != nil {
+		return err
+	}
 	c.publish(next)
 	return nil
 }
@@ -168,10 +200,11 @@ func (c *Catalog) publish(next *Topics) {
 	c.changed = make(chan struct{})
 }
 
-// Run follows the change feed each second and prunes its old entries, until
-// ctx ends. Failures are told to onError and tried again.
+// Run follows the change feed, each second where one broker is alone, and prunes
+// its old entries, until ctx ends. Failures are told to onError and tried again.
 func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
-	tick := time.NewTicker(pollPeriod)
+	period := pollPeriod
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	prune := time.NewTicker(keepChanges / 4)
 	defer prune.Stop()
@@ -182,6 +215,10 @@ func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
 			return nil
 		case <-tick.C:
 			err = c.bounded(ctx, c.Refresh)
+			if p := c.pollPeriod(); p != period {
+				period = p
+				tick.Reset(p)
+			}
 		case <-prune.C:
 			err = c.bounded(ctx, c.pruneChanges)
 		}
@@ -189,6 +226,13 @@ func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
 			onError(err)
 		}
 	}
+}
+
+func (c *Catalog) pollPeriod() time.Duration {
+	if len(c.Members().Live()) > 1 {
+		return pollPeers
+	}
+	return pollPeriod
 }
 
 func (c *Catalog) bounded(ctx context.Context, fn func(context.Context) error) error {

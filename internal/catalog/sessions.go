@@ -1,9 +1,12 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/varvelog/varve/internal/meta"
 )
@@ -12,6 +15,10 @@ import (
 type SessionID struct {
 	Broker int32 `json:"b"`
 	Epoch  int64 `json:"e"`
+}
+
+func (id SessionID) compare(o SessionID) int {
+	return cmp.Or(cmp.Compare(id.Broker, o.Broker), cmp.Compare(id.Epoch, o.Epoch))
 }
 
 // SessionState is where a session is in its life. It only goes forward.
@@ -23,6 +30,8 @@ const (
 	Fenced SessionState = "fenced"
 	Sealed SessionState = "sealed"
 )
+
+func (s SessionState) rank() int { return slices.Index([]SessionState{Live, Fenced, Sealed}, s) }
 
 // Session is one life of a broker process.
 type Session struct {
@@ -56,6 +65,8 @@ func (s Session) attrs() meta.Attrs {
 		"sealed_at": s.SealedAt, "trim": s.Trim, "addr": s.Addr, "rack": s.Rack,
 	}
 }
+
+func (s Session) member() Member { return Member{s.ID, s.State, s.Addr, s.Rack} }
 
 // Sessions returns the sessions of one broker id, oldest first.
 func (c *Catalog) Sessions(ctx context.Context, broker int32) ([]Session, error) {
@@ -96,31 +107,59 @@ func (c *Catalog) AllSessions(ctx context.Context) ([]Session, error) {
 	return all, nil
 }
 
-// StartSession begins a session of a broker: its epoch is higher than any
-// that the broker id had.
+// ErrSuperseded means that a session of the same broker id was started by
+// somebody else meanwhile.
+var ErrSuperseded = errors.New("catalog: another process runs this broker id")
+
+// StartSession begins a session of a broker, with a heartbeat: its epoch is
+// higher than any that the broker id had.
 func (c *Catalog) StartSession(ctx context.Context, broker int32, addr, rack string) (Session, error) {
-	s := Session{ID: SessionID{Broker: broker}, State: Live, SealedAt: -1, Trim: -1, Addr: addr, Rack: rack}
+	return c.startSession(ctx, Session{ID: SessionID{Broker: broker}, Addr: addr, Rack: rack}, nil)
+}
+
+// FollowSession begins the session that follows an ended one of the same
+// process. ErrSuperseded: another process has begun one of this broker id.
+func (c *Catalog) FollowSession(ctx context.Context, ended Session) (Session, error) {
+	return c.startSession(ctx, Session{ID: ended.ID, Addr: ended.Addr, Rack: ended.Rack}, &ended.ID)
+}
+
+func (c *Catalog) startSession(ctx context.Context, s Session, follows *SessionID) (Session, error) {
+	s.State, s.SealedAt, s.Trim = Live, -1, -1
 	rand.Read(s.Nonce[:])
-	err := again(ctx, func() error {
-		known, err := c.get(ctx, "sessions", fmt.Sprintf("%010d", broker))
+	var create meta.Op
+	e := entry{kind: changeSession}
+	id, err := c.change(ctx, &e, func(*Topics) ([]meta.Op, error) {
+		known, err := c.get(ctx, "sessions", fmt.Sprintf("%010d", s.ID.Broker))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		s.ID.Epoch = 0
 		if known.Version > 0 {
 			f := read(known)
 			if s.ID.Epoch = f.int("epoch") + 1; f.err != nil {
-				return f.err
+				return nil, f.err
 			}
 		}
-		create := meta.Create(meta.Key{PK: sessionPK(broker), SK: fmt.Sprintf("%020d", s.ID.Epoch)}, s.attrs())
-		id, err := c.commit(ctx, create,
-			meta.Put(known, meta.Attrs{"v": format, "broker": int64(broker), "epoch": s.ID.Epoch}))
-		s.item = written(create, id)
-		return err
+		if follows != nil && s.ID.Epoch != follows.Epoch+1 {
+			return nil, ErrSuperseded
+		}
+		create = meta.Create(meta.Key{PK: sessionPK(s.ID.Broker), SK: fmt.Sprintf("%020d", s.ID.Epoch)}, s.attrs())
+		e.value = jsonText(s.member())
+		return []meta.Op{create, Heartbeat{Session: s.ID}.create(),
+			meta.Put(known, meta.Attrs{"v": format, "broker": int64(s.ID.Broker), "epoch": s.ID.Epoch})}, nil
 	})
 	if err != nil {
-		return Session{}, fmt.Errorf("start session of broker %d: %w", broker, err)
+		return Session{}, fmt.Errorf("start session of broker %d: %w", s.ID.Broker, err)
+	}
+	s.item = written(create, id)
+	return s, nil
+}
+
+// Session returns a session as it is now. ErrNotFound.
+func (c *Catalog) Session(ctx context.Context, id SessionID) (Session, error) {
+	s, err := c.session(ctx, id)
+	if err != nil {
+		return s, fmt.Errorf("read session: %w", err)
 	}
 	return s, nil
 }
@@ -161,26 +200,32 @@ func (c *Catalog) RecordSeal(ctx context.Context, s Session, at int64) (Session,
 	})
 }
 
-// moveSession changes a session by what it is now; change tells whether there
+// errAsIs ends a change that has nothing to write.
+var errAsIs = errors.New("catalog: nothing to write")
+
+// moveSession changes a session by what it is now; move tells whether there
 // is anything to write.
-func (c *Catalog) moveSession(ctx context.Context, id SessionID, change func(*Session) bool) (Session, error) {
+func (c *Catalog) moveSession(ctx context.Context, id SessionID, move func(*Session) bool) (Session, error) {
 	var now Session
-	err := again(ctx, func() error {
-		var err error
+	var replace meta.Op
+	e := entry{kind: changeSession}
+	commit, err := c.change(ctx, &e, func(*Topics) (_ []meta.Op, err error) {
 		if now, err = c.session(ctx, id); err != nil {
-			return err
+			return nil, err
 		}
-		if !change(&now) {
-			return nil
+		if !move(&now) {
+			return nil, errAsIs
 		}
-		replace := meta.Replace(now.item, now.attrs())
-		id, err := c.commit(ctx, replace)
-		now.item = written(replace, id)
-		return err
+		replace, e.value = meta.Replace(now.item, now.attrs()), jsonText(now.member())
+		return []meta.Op{replace}, nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errAsIs):
+		return now, nil
+	case err != nil:
 		return Session{}, fmt.Errorf("write session %d/%d: %w", id.Broker, id.Epoch, err)
 	}
+	now.item = written(replace, commit)
 	return now, nil
 }
 

@@ -82,6 +82,15 @@ func (c *Catalog) Slots(ctx context.Context) ([]Slot, error) {
 	return slots, nil
 }
 
+// Slot returns a slot as it is now; one that was never owned has Epoch -1.
+func (c *Catalog) Slot(ctx context.Context, n kafka.Slot) (Slot, error) {
+	s, err := c.slot(ctx, n)
+	if err != nil {
+		return s, fmt.Errorf("read slot %d: %w", n, err)
+	}
+	return s, nil
+}
+
 func (c *Catalog) slot(ctx context.Context, n kafka.Slot) (Slot, error) {
 	item, err := c.get(ctx, slotsPK, slotSK(n))
 	if err != nil {
@@ -98,25 +107,59 @@ func (c *Catalog) slot(ctx context.Context, n kafka.Slot) (Slot, error) {
 // that mine is live and that every former owner in ended is sealed. At most 40
 // slots. ErrFenced: a condition was false.
 func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[SessionID]Session, slots []Slot) ([]Slot, error) {
-	var ops []meta.Op
+	guards := []Session{mine}
 	checked := make(map[SessionID]bool)
-	next := make([]Slot, len(slots))
-	for i, s := range slots {
+	for _, s := range slots {
 		if s.Epoch >= 0 && !checked[s.Owner] {
 			owner, ok := ended[s.Owner]
 			if !ok || owner.State != Sealed {
 				return nil, fmt.Errorf("take slot %d: its owner is not sealed: %w", s.Slot, ErrFenced)
 			}
 			checked[s.Owner] = true
-			ops = append(ops, meta.Check(owner.item))
+			guards = append(guards, owner)
 		}
-		next[i] = s
-		next[i].Epoch, next[i].Owner = s.Epoch+1, mine.ID
 	}
-	if err := c.writeSlots(ctx, mine, next, ops); err != nil {
+	next, err := c.moveSlots(ctx, guards, mine.ID, slots)
+	if err != nil {
 		return nil, fmt.Errorf("take %d slots: %w", len(slots), err)
 	}
 	return next, nil
+}
+
+// HandOver makes target the owner of mine's slots, each with its epoch raised
+// by one and the spans and checkpoints that it is given with. The commit checks that
+// both are live. At most 40 slots. ErrFenced: a condition was false, nothing was
+// written; ErrUnknown: it may still land until mine has written the slots itself.
+func (c *Catalog) HandOver(ctx context.Context, mine, target Session, slots []Slot) ([]Slot, error) {
+	next, err := c.moveSlots(ctx, []Session{mine, target}, target.ID, slots)
+	if err != nil {
+		return nil, fmt.Errorf("hand over %d slots: %w", len(slots), err)
+	}
+	return next, nil
+}
+
+// KeepSlots raises the epoch of mine's slots, which ends what anybody may have
+// on its way to them. At most 40 slots. ErrFenced: a condition was false.
+func (c *Catalog) KeepSlots(ctx context.Context, mine Session, slots []Slot) ([]Slot, error) {
+	next, err := c.moveSlots(ctx, []Session{mine}, mine.ID, slots)
+	if err != nil {
+		return nil, fmt.Errorf("keep %d slots: %w", len(slots), err)
+	}
+	return next, nil
+}
+
+// moveSlots writes the slots with a new owner and the next epoch, and tells it
+// in the change feed.
+func (c *Catalog) moveSlots(ctx context.Context, guards []Session, owner SessionID, slots []Slot) ([]Slot, error) {
+	next := slices.Clone(slots)
+	for i := range next {
+		next[i].Epoch, next[i].Owner = next[i].Epoch+1, owner
+	}
+	e := entry{kind: changeSlots, value: jsonText(ownerChanges(next))}
+	if err := c.writeSlots(ctx, guards, next, &e); err != nil {
+		return nil, err
+	}
+	return next, c.see(ctx)
 }
 
 // CommitCheckpoint writes the slots' spans and checkpoints, on condition that
@@ -124,23 +167,31 @@ func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[Session
 // ErrFenced: a condition was false.
 func (c *Catalog) CommitCheckpoint(ctx context.Context, mine Session, slots []Slot) ([]Slot, error) {
 	next := slices.Clone(slots)
-	if err := c.writeSlots(ctx, mine, next, nil); err != nil {
+	if err := c.writeSlots(ctx, []Session{mine}, next, nil); err != nil {
 		return nil, fmt.Errorf("commit checkpoint of %d slots: %w", len(slots), err)
 	}
 	return next, nil
 }
 
-// writeSlots writes the slots and their items, if mine is live, the slots are
-// as they were read and the checks hold. That mine itself was written since
-// (a trim) is no obstacle: then it is tried again with the item of now.
-func (c *Catalog) writeSlots(ctx context.Context, mine Session, slots []Slot, checks []meta.Op) error {
-	for {
-		if mine.State != Live {
+// writeSlots writes the slots and their items, if they are as they were read and
+// the guards are in the state that they are given with, of which the first must
+// be live; with e it also makes a change. That a guard was written since (a trim),
+// or that the feed has grown, is no obstacle: then it is tried again.
+func (c *Catalog) writeSlots(ctx context.Context, guards []Session, slots []Slot, e *entry) error {
+	for guards = slices.Clone(guards); ; {
+		if guards[0].State != Live {
 			return ErrFenced
 		}
-		ops := append([]meta.Op{meta.Check(mine.item)}, checks...)
+		var ops []meta.Op
+		for _, g := range guards {
+			ops = append(ops, meta.Check(g.item))
+		}
 		for _, s := range slots {
 			ops = append(ops, meta.Put(s.old(), s.attrs()))
+		}
+		change := c.Applied()
+		if e != nil {
+			ops = append(ops, e.create(change+1))
 		}
 		id, err := c.commit(ctx, ops...)
 		if err == nil {
@@ -152,15 +203,37 @@ func (c *Catalog) writeSlots(ctx context.Context, mine Session, slots []Slot, ch
 		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}
-		now, err := c.session(ctx, mine.ID)
+		again, err := c.renewGuards(ctx, guards)
 		if err != nil {
 			return err
 		}
-		if now.item.CommitID == mine.item.CommitID {
-			return ErrFenced // it was not the session that had changed
+		if e != nil {
+			if err := c.Refresh(ctx); err != nil {
+				return err
+			}
+			again = again || c.Applied() != change
 		}
-		mine = now
+		if !again {
+			return ErrFenced
+		}
 	}
+}
+
+// renewGuards reads the guards anew, and tells whether one was written since.
+// ErrFenced: one is no longer in its state.
+func (c *Catalog) renewGuards(ctx context.Context, guards []Session) (changed bool, err error) {
+	for i, g := range guards {
+		now, err := c.session(ctx, g.ID)
+		switch {
+		case errors.Is(err, ErrNotFound), err == nil && now.State != g.State:
+			return false, ErrFenced
+		case err != nil:
+			return false, err
+		}
+		changed = changed || now.item.CommitID != g.item.CommitID
+		guards[i] = now
+	}
+	return changed, nil
 }
 
 func startsPK(s kafka.Slot) string { return fmt.Sprintf("starts/%05d", s) }

@@ -33,6 +33,7 @@ func (e *CollisionError) Error() string { return "collides with existing topic: 
 // Topics is an immutable snapshot of all topics and dynamic broker settings.
 type Topics struct {
 	change  int64 // the newest change that it has
+	members *Members
 	byName  map[string]*Topic
 	byID    map[kafka.TopicID]*Topic
 	byFold  map[string]string // '.' as '_' → name
@@ -40,7 +41,7 @@ type Topics struct {
 }
 
 func newTopics() *Topics {
-	return &Topics{change: -1, byName: map[string]*Topic{}, byID: map[kafka.TopicID]*Topic{}, byFold: map[string]string{}, brokers: map[string]map[string]string{}}
+	return &Topics{change: -1, members: newMembers(), byName: map[string]*Topic{}, byID: map[kafka.TopicID]*Topic{}, byFold: map[string]string{}, brokers: map[string]map[string]string{}}
 }
 
 // ByName returns a topic.
@@ -69,7 +70,7 @@ func (t *Topics) BrokerConfigs(broker string) map[string]string { return t.broke
 func fold(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
 func (t *Topics) clone() *Topics {
-	return &Topics{change: t.change, byName: maps.Clone(t.byName), byID: maps.Clone(t.byID), byFold: maps.Clone(t.byFold), brokers: maps.Clone(t.brokers)}
+	return &Topics{change: t.change, members: t.members, byName: maps.Clone(t.byName), byID: maps.Clone(t.byID), byFold: maps.Clone(t.byFold), brokers: maps.Clone(t.brokers)}
 }
 
 func (t *Topics) remove(name string) {
@@ -144,7 +145,7 @@ func (c *Catalog) CreateTopic(ctx context.Context, t Topic) (Topic, error) {
 		t.ID = newID()
 	}
 	key := meta.Key{PK: topicsPK, SK: t.Name}
-	id, err := c.change(ctx, "topic", t.Name, func(now *Topics) ([]meta.Op, error) {
+	id, err := c.change(ctx, &entry{kind: "topic", name: t.Name}, func(now *Topics) ([]meta.Op, error) {
 		item, err := c.get(ctx, topicsPK, t.Name)
 		if err != nil {
 			return nil, err
@@ -167,7 +168,7 @@ func (c *Catalog) CreateTopic(ctx context.Context, t Topic) (Topic, error) {
 // DeleteTopic deletes a topic and leaves a tombstone, from which its segments
 // are found and removed. ErrNotFound.
 func (c *Catalog) DeleteTopic(ctx context.Context, name string) error {
-	_, err := c.change(ctx, "topic", name, func(*Topics) ([]meta.Op, error) {
+	_, err := c.change(ctx, &entry{kind: "topic", name: name}, func(*Topics) ([]meta.Op, error) {
 		t, err := c.topic(ctx, name)
 		if err != nil {
 			return nil, err
@@ -214,7 +215,7 @@ func (c *Catalog) AlterTopicConfigs(ctx context.Context, name string, fn func(ma
 }
 
 func (c *Catalog) alterTopic(ctx context.Context, name string, fn func(*Topic) error) error {
-	_, err := c.change(ctx, "topic", name, func(*Topics) ([]meta.Op, error) {
+	_, err := c.change(ctx, &entry{kind: "topic", name: name}, func(*Topics) ([]meta.Op, error) {
 		t, err := c.topic(ctx, name)
 		if err != nil {
 			return nil, err
@@ -234,7 +235,7 @@ func (c *Catalog) alterTopic(ctx context.Context, name string, fn func(*Topic) e
 // AlterBrokerConfigs changes the dynamic settings of a broker, "" for those of
 // all. fn works as in AlterTopicConfigs.
 func (c *Catalog) AlterBrokerConfigs(ctx context.Context, broker string, fn func(map[string]string) (map[string]string, error)) error {
-	_, err := c.change(ctx, "broker", broker, func(*Topics) ([]meta.Op, error) {
+	_, err := c.change(ctx, &entry{kind: "broker", name: broker}, func(*Topics) ([]meta.Op, error) {
 		item, configs, err := c.brokerConfigs(ctx, broker)
 		if err != nil {
 			return nil, err

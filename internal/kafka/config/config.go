@@ -103,6 +103,9 @@ type Broker struct {
 	OffsetMetadataMaxBytes     int
 	OffsetsCommitInterval      time.Duration
 
+	HeartbeatInterval time.Duration
+	SessionTimeout    time.Duration
+
 	WALInterval          time.Duration
 	WALMaxBytes          int
 	WALInFlight          int
@@ -284,6 +287,8 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.OffsetsRetentionCheck = v.ms("offsets.retention.check.interval.ms")
 	b.OffsetMetadataMaxBytes = int(v.int("offset.metadata.max.bytes"))
 	b.OffsetsCommitInterval = v.ms("offsets.commit.interval.ms")
+	b.HeartbeatInterval = v.ms("broker.heartbeat.interval.ms")
+	b.SessionTimeout = v.ms("broker.session.timeout.ms")
 	b.WALInterval = v.ms("wal.interval.ms")
 	b.WALMaxBytes = int(v.int("wal.max.bytes"))
 	b.WALInFlight = int(v.int("wal.inflight"))

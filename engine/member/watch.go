@@ -1,0 +1,164 @@
+package member
+
+import (
+	"slices"
+	"time"
+
+	"github.com/varvelog/varve/internal/catalog"
+)
+
+// minReads is over how many of the watcher's own successful reads a counter
+// must stand still.
+const minReads = 5
+
+// Beat is a session's heartbeat as it was read.
+type Beat struct {
+	Counter int64
+	Leaving bool                // it hands over what it has, and may close its listener
+	Refused []catalog.SessionID // those whose connections this session sees refused
+}
+
+// Watch suspects sessions that are no longer there. A suspicion says that
+// fencing is worth trying, no more.
+//
+// A session is suspected when its counter stood still over at least five
+// successful reads that span the timeout, and the watcher's own renewal
+// succeeded meanwhile; or when it refuses connections, as seen by two
+// watchers, or by one where there is no other. Who suspects more than a third
+// of its peers, and more than one, rather suspects itself: it waits for
+// twice the timeout, and then gives up on one at a time.
+//
+// Time comes in with the events; nothing here reads a clock.
+type Watch struct {
+	Self    catalog.SessionID
+	Timeout time.Duration
+
+	renewed time.Time // the watcher's own newest renewal
+	spared  time.Time // when it last gave up on one of many
+	peers   map[catalog.SessionID]*peer
+}
+
+// peer is what was seen of a session.
+type peer struct {
+	counter int64
+	since   time.Time // when the counter was first read as it is
+	reads   int       // that found it so again
+	refused bool      // connections, after they had been accepted
+	leaving bool
+}
+
+// Renewed tells that the watcher's own heartbeat was renewed.
+func (w *Watch) Renewed(now time.Time) { w.renewed = now }
+
+// Refused tells whether a session refuses connections now. Only one that had
+// accepted one before should be said to.
+func (w *Watch) Refused(id catalog.SessionID, refused bool) {
+	if p := w.peers[id]; p != nil {
+		p.refused = refused
+	}
+}
+
+// Refusing returns the sessions that are seen to refuse connections.
+func (w *Watch) Refusing() []catalog.SessionID {
+	var out []catalog.SessionID
+	for id, p := range w.peers {
+		if p.refused {
+			out = append(out, id)
+		}
+	}
+	return ring(out)
+}
+
+// Observe takes in one successful read of the live sessions' heartbeats, and
+// returns those that the watcher should fence now, in ring order. A live session
+// without a heartbeat counts as one that stands still.
+func (w *Watch) Observe(now time.Time, live []catalog.SessionID, beats map[catalog.SessionID]Beat) []catalog.SessionID {
+	w.take(now, live, beats)
+	var dead []catalog.SessionID
+	for id, p := range w.peers {
+		if w.stalled(now, p, w.Timeout) || w.gone(id, beats) {
+			dead = append(dead, id)
+		}
+	}
+	if len(dead) > 1 && 3*len(dead) > len(w.peers) {
+		return w.patient(now, dead)
+	}
+	watched := Peers(live, w.Self)
+	return slices.DeleteFunc(ring(dead), func(id catalog.SessionID) bool { return !slices.Contains(watched, id) })
+}
+
+func (w *Watch) take(now time.Time, live []catalog.SessionID, beats map[catalog.SessionID]Beat) {
+	if w.peers == nil {
+		w.peers = make(map[catalog.SessionID]*peer)
+	}
+	for id := range w.peers {
+		if !slices.Contains(live, id) {
+			delete(w.peers, id)
+		}
+	}
+	for _, id := range live {
+		if id == w.Self {
+			continue
+		}
+		b, ok := beats[id]
+		if !ok {
+			b.Counter = -1
+		}
+		p := w.peers[id]
+		if p == nil {
+			p = &peer{counter: b.Counter, since: now}
+			w.peers[id] = p
+		} else if p.counter == b.Counter {
+			p.reads++
+		} else {
+			p.counter, p.since, p.reads = b.Counter, now, 0
+		}
+		p.leaving = b.Leaving
+	}
+}
+
+// stalled tells whether a counter has stood still for so long.
+func (w *Watch) stalled(now time.Time, p *peer, timeout time.Duration) bool {
+	return p.reads >= minReads && now.Sub(p.since) >= timeout && w.renewed.After(p.since)
+}
+
+// gone tells whether enough watchers see a session refuse connections: two, or
+// one where all others are seen to refuse them as well.
+func (w *Watch) gone(id catalog.SessionID, beats map[catalog.SessionID]Beat) bool {
+	p := w.peers[id]
+	if !p.refused || p.leaving {
+		return false
+	}
+	others, seen := 0, 0
+	for q, other := range w.peers {
+		if q == id || other.refused {
+			continue
+		}
+		others++
+		if slices.Contains(beats[q].Refused, id) {
+			seen++
+		}
+	}
+	return others == 0 || seen > 0
+}
+
+// patient chooses from many suspects the one that has stood still longest,
+// if that was for twice the timeout and none was chosen for one timeout.
+func (w *Watch) patient(now time.Time, dead []catalog.SessionID) []catalog.SessionID {
+	if now.Sub(w.spared) < w.Timeout {
+		return nil
+	}
+	var oldest catalog.SessionID
+	found := false
+	for _, id := range ring(dead) {
+		p := w.peers[id]
+		if w.stalled(now, p, 2*w.Timeout) && (!found || p.since.Before(w.peers[oldest].since)) {
+			oldest, found = id, true
+		}
+	}
+	if !found {
+		return nil
+	}
+	w.spared = now
+	return []catalog.SessionID{oldest}
+}

@@ -22,14 +22,11 @@ import (
 	"github.com/varvelog/varve/engine/api"
 	"github.com/varvelog/varve/engine/broker"
 	"github.com/varvelog/varve/internal/kafka/config"
-	"github.com/varvelog/varve/internal/meta/sqlite"
 	"github.com/varvelog/varve/internal/vfs"
-	"github.com/varvelog/varve/tiering/objstore/filestore"
-	"github.com/varvelog/varve/tiering/wal"
 )
 
 type brokerFlags struct {
-	data      string
+	storeFlags
 	listen    string
 	http      string
 	advertise string
@@ -45,13 +42,17 @@ func newBrokerCommand() *cobra.Command {
 		Use:   "broker",
 		Short: "Run a broker",
 		Long: "Run a broker on a data directory: records in DIR/objects, metadata in DIR/meta.db.\n" +
+			"With --bucket and --table: records in S3, metadata in DynamoDB, found by the usual AWS environment\n" +
+			"(AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL, roles); the data directory is then only this broker's cache.\n" +
 			"Ctrl-C drains: waiting answers leave, everything is flushed and sealed. A second Ctrl-C ends it at once.",
-		Example: "  varve broker\n  varve broker --data /var/lib/varve --listen 127.0.0.1:9092 --config num.partitions=6",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		Example: "  varve broker\n  varve broker --data /var/lib/varve --listen 127.0.0.1:9092 --config num.partitions=6\n" +
+			"  varve broker --bucket my-log --table my-log --create",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.data, "data", "./varve-data", "data directory; made where there is none")
+	f.register(fs, "data directory; made where there is none")
+	fs.BoolVar(&f.create, "create", false, "make the bucket and the table where there are none")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:9092", "address of the Kafka listener, host:port (port 0: any)")
 	fs.StringVar(&f.http, "http", "127.0.0.1:9644", "address of /metrics, /healthz, /readyz and /debug/pprof, host:port (\"\": none)")
 	fs.StringVar(&f.advertise, "advertise", "", "host:port that clients are told (default: the listener's)")
@@ -76,7 +77,7 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
-	cfg, err := config.ParseBroker(kv)
+	cfg, err := config.ParseBroker(f.withDefaults(kv))
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
@@ -91,7 +92,7 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
 	}
-	unlock, err := lockBroker(f.data, f.id)
+	unlock, err := f.lock()
 	if err != nil {
 		return err
 	}
@@ -103,21 +104,17 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 }
 
 func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Broker, log *slog.Logger) (err error) {
-	store, err := sqlite.Open(ctx, filepath.Join(f.data, "meta.db"))
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	stores, err := f.open(ctx, true, reg)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	disk, err := vfs.Disk(f.data)
+	defer func() { err = errors.Join(err, stores.Close()) }()
+	cache, err := f.cacheDisk()
 	if err != nil {
-		return fmt.Errorf("open data directory: %w", err)
+		return err
 	}
-	disk.Direct = true
-	objects, err := filestore.Open(disk, "objects", wal.KeyPrefix)
-	if err != nil {
-		return fmt.Errorf("open objects: %w", err)
-	}
-	defer func() { err = errors.Join(err, objects.Close()) }()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w (is another broker running? --listen takes another address)", err)
@@ -127,20 +124,36 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	if err != nil {
 		return err
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	web, err := startHTTP(ctx, f.http, reg, log)
 	if err != nil {
 		return err
 	}
 	defer web.stop()
 	return broker.Run(ctx, broker.Options{
-		Meta: store, Store: objects, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
+		Meta: stores.meta, Store: stores.objects, CacheDisk: cache, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
 		Ready: func(clusterID string) {
 			web.ready.Store(true)
 			f.welcome(out, listener.Addr().String(), clusterID)
 		},
 	})
+}
+
+// cacheDisk returns the folder of the object cache; nil on a data directory,
+// whose objects lie on this disk anyway.
+func (f *brokerFlags) cacheDisk() (vfs.FS, error) {
+	if !f.cloud() {
+		return nil, nil
+	}
+	disk, err := vfs.Disk(filepath.Join(f.brokerDir(), "cache"))
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	return disk, nil
+}
+
+// brokerDir is the broker's own folder of the data directory.
+func (f *brokerFlags) brokerDir() string {
+	return filepath.Join(f.data, fmt.Sprintf("broker-%d", f.id))
 }
 
 // self returns the broker as clients reach it.
@@ -166,7 +179,7 @@ func (f *brokerFlags) self(listening string) (api.Broker, error) {
 }
 
 func (f *brokerFlags) welcome(out io.Writer, addr, clusterID string) {
-	fmt.Fprintf(out, "varve broker %d of cluster %s, listening on %s, data in %s\n", f.id, clusterID, addr, f.data)
+	fmt.Fprintf(out, "varve broker %d of cluster %s, listening on %s, data in %s\n", f.id, clusterID, addr, f.place())
 	boot := ""
 	if addr != "127.0.0.1:9092" {
 		boot = " --bootstrap " + addr
@@ -175,10 +188,10 @@ func (f *brokerFlags) welcome(out io.Writer, addr, clusterID string) {
 	fmt.Fprintf(out, "      bin/varve consume greetings --exit%s\n", boot)
 }
 
-// lockBroker makes sure that one process at a time runs a broker id on a data
+// lock makes sure that one process at a time runs a broker id on a data
 // directory. The lock goes with the process, however it ends.
-func lockBroker(data string, id int32) (unlock func(), err error) {
-	dir := filepath.Join(data, fmt.Sprintf("broker-%d", id))
+func (f *brokerFlags) lock() (unlock func(), err error) {
+	dir := f.brokerDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
@@ -189,7 +202,7 @@ func lockBroker(data string, id int32) (unlock func(), err error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("broker %d is already running on %s (stop it, or use another --data or --id)", id, data)
+			return nil, fmt.Errorf("broker %d is already running on %s (stop it, or use another --data or --id)", f.id, f.data)
 		}
 		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
 	}

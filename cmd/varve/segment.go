@@ -5,60 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
-	"github.com/varvelog/varve/internal/meta/sqlite"
-	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/cold"
-	"github.com/varvelog/varve/tiering/objstore"
-	"github.com/varvelog/varve/tiering/objstore/filestore"
 )
 
 func newSegmentCommand() *cobra.Command {
-	f := new(dataFlags)
+	f := new(storeFlags)
 	cmd := &cobra.Command{
 		Use:   "segment",
 		Short: "List, dump and verify sealed segments, beside a running broker or without one",
 	}
-	cmd.PersistentFlags().StringVar(&f.data, "data", "./varve-data", "data directory")
+	f.register(cmd.PersistentFlags(), "data directory")
 	cmd.PersistentFlags().Bool("json", false, "print JSON")
 	cmd.AddCommand(newSegmentList(f), newSegmentDump(f), newSegmentVerify(f))
 	return cmd
 }
 
-// dataFlags name a data directory.
-type dataFlags struct{ data string }
-
-// open opens the directory's stores. It makes nothing.
-func (f *dataFlags) open(ctx context.Context) (_ *catalog.Catalog, _ objstore.Store, closeAll func() error, err error) {
-	db := filepath.Join(f.data, "meta.db")
-	if _, err := os.Stat(db); err != nil {
-		return nil, nil, nil, fmt.Errorf("no data directory (--data names another): %w", err)
-	}
-	store, err := sqlite.Open(ctx, db)
+// openCluster opens a cluster's catalogue and objects. It makes nothing.
+func openCluster(ctx context.Context, f *storeFlags) (*catalog.Catalog, *stores, error) {
+	s, err := f.open(ctx, false, nil)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	disk, err := vfs.Disk(f.data)
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, store.Close())
-	}
-	objects, err := filestore.Open(disk, "objects")
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, store.Close())
-	}
-	cat := catalog.New(store)
+	cat := catalog.New(s.meta)
 	if err := cat.Refresh(ctx); err != nil {
-		return nil, nil, nil, errors.Join(err, objects.Close(), store.Close())
+		return nil, nil, errors.Join(err, s.Close())
 	}
-	return cat, objects, func() error { return errors.Join(objects.Close(), store.Close()) }, nil
+	return cat, s, nil
 }
 
 type segmentRow struct {
@@ -110,15 +89,15 @@ func rowOf(t *catalog.Topic, s catalog.Segment) segmentRow {
 	}
 }
 
-func newSegmentList(f *dataFlags) *cobra.Command {
+func newSegmentList(f *storeFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "list [TOPIC …]", Short: "List the sealed segments of topics (all)",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			cat, _, closeAll, err := f.open(cmd.Context())
+			cat, st, err := openCluster(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, closeAll()) }()
+			defer func() { err = errors.Join(err, st.Close()) }()
 			rows := []segmentRow{}
 			if err := eachSegment(cmd.Context(), cat, args, func(t *catalog.Topic, s catalog.Segment) error {
 				rows = append(rows, rowOf(t, s))
@@ -139,20 +118,20 @@ func printSegments(cmd *cobra.Command, rows []segmentRow) error {
 	})
 }
 
-func newSegmentVerify(f *dataFlags) *cobra.Command {
+func newSegmentVerify(f *storeFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "verify [TOPIC …]", Short: "Read sealed segments and check every frame, batch and count",
 		Long: "Read sealed segments and check every frame, batch and count. Exit code 0: all is well; 2: a segment is missing or damaged.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			cat, objects, closeAll, err := f.open(cmd.Context())
+			cat, st, err := openCluster(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, closeAll()) }()
+			defer func() { err = errors.Join(err, st.Close()) }()
 			rows, bad := []segmentRow{}, 0
 			if err := eachSegment(cmd.Context(), cat, args, func(t *catalog.Topic, s catalog.Segment) error {
 				row := rowOf(t, s)
-				if err := cold.VerifySegment(cmd.Context(), objects, s); err != nil {
+				if err := cold.VerifySegment(cmd.Context(), st.objects, s); err != nil {
 					row.Problem = err.Error()
 					bad++
 				}
@@ -179,16 +158,16 @@ func newSegmentVerify(f *dataFlags) *cobra.Command {
 	}
 }
 
-func newSegmentDump(f *dataFlags) *cobra.Command {
+func newSegmentDump(f *storeFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "dump KEY", Short: "Show what an object (segment, checkpoint, WAL object or seal) says of itself", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			_, objects, closeAll, err := f.open(cmd.Context())
+			st, err := f.open(cmd.Context(), false, nil)
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, closeAll()) }()
-			obj, err := bundle.Read(cmd.Context(), bundle.At(objects, args[0]), nil)
+			defer func() { err = errors.Join(err, st.Close()) }()
+			obj, err := bundle.Read(cmd.Context(), bundle.At(st.objects, args[0]), nil)
 			if err != nil {
 				return fmt.Errorf("read object %s: %w", args[0], err)
 			}

@@ -97,7 +97,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	if o.Registry != nil {
 		reg = o.Registry
 	}
-	if b.cache, err = objcache.New(objcache.Options{Store: o.Store, RAMBytes: o.Config.CacheRAMBytes, Disk: o.CacheDisk, Logger: o.Logger, Registerer: reg}); err != nil {
+	if b.cache, err = objcache.New(objcache.Options{Store: o.Store, RAMBytes: o.Config.CacheRAMBytes, Disk: o.CacheDisk, DiskBytes: o.Config.CacheDiskBytes, Logger: o.Logger, Registerer: reg}); err != nil {
 		return nil, err
 	}
 	b.cold, err = cold.New(cold.Options{Catalog: b.catalog, Cache: b.cache, Store: o.Store, RAMBytes: o.Config.ColdRAMBytes, Workers: o.Config.ColdWorkers, Registerer: reg})

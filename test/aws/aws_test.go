@@ -13,6 +13,7 @@ func TestLocalStack(t *testing.T) {
 	endpoint := awstest.LocalStack(t)
 	t.Run("s3", func(t *testing.T) { testObjects(t, endpoint) })
 	t.Run("dynamodb", func(t *testing.T) { testMeta(t, endpoint) })
+	t.Run("broker", func(t *testing.T) { testBroker(t, endpoint, endpoint) })
 }
 
 // TestVersity has another store that speaks S3, and DynamoDB Local by itself.
@@ -20,4 +21,5 @@ func TestVersity(t *testing.T) {
 	s3, dynamodb := awstest.VersityGW(t), awstest.DynamoDBLocal(t)
 	t.Run("s3", func(t *testing.T) { testObjects(t, s3) })
 	t.Run("dynamodb", func(t *testing.T) { testMeta(t, dynamodb) })
+	t.Run("broker", func(t *testing.T) { testBroker(t, s3, dynamodb) })
 }

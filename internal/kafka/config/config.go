@@ -114,6 +114,7 @@ type Broker struct {
 	WALCheckpointObjects int64
 	WALCheckpointBytes   int64
 	CacheRAMBytes        int64
+	CacheDiskBytes       int64
 	SealLevel            int
 	ColdWorkers          int
 	ColdRAMBytes         int64
@@ -297,6 +298,7 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.WALCheckpointObjects = v.int("wal.checkpoint.objects")
 	b.WALCheckpointBytes = v.int("wal.checkpoint.bytes")
 	b.CacheRAMBytes = v.int("cache.ram.bytes")
+	b.CacheDiskBytes = v.int("cache.disk.bytes")
 	b.SealLevel = int(v.int("seal.zstd.level"))
 	b.ColdWorkers = int(v.int("cold.workers"))
 	b.ColdRAMBytes = v.int("cold.ram.bytes")

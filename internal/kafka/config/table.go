@@ -107,6 +107,7 @@ var brokerDefs = []Def{
 	{Name: "wal.checkpoint.objects", Type: Int, Default: "8192", min: 1, max: maxInt, Doc: "Varve: WAL objects after which a checkpoint is written."},
 	{Name: "wal.checkpoint.bytes", Type: Long, Default: "536870912", min: 64 << 10, max: maxLong, Doc: "Varve: WAL bytes after which a checkpoint is written."},
 	{Name: "cache.ram.bytes", Type: Long, Default: "67108864", min: 0, max: maxLong, Doc: "Varve: RAM for recently written objects."},
+	{Name: "cache.disk.bytes", Type: Long, Default: "0", min: 0, max: maxLong, Doc: "Varve: local disk for recently used objects; 0: none. Not used where the objects are local files."},
 	{Name: "seal.zstd.level", Type: Int, Default: "1", min: 1, max: 22, Doc: "Varve: level of zstd for sealed segments."},
 	{Name: "cold.workers", Type: Int, Default: "2", min: 1, max: 256, Doc: "Varve: workers that read and decompress sealed segments ahead."},
 	{Name: "cold.ram.bytes", Type: Long, Default: "33554432", min: 1 << 20, max: maxLong, Doc: "Varve: RAM for decompressed frames of sealed segments."},

@@ -28,18 +28,33 @@ type Broker struct {
 
 	bin  string
 	args []string
+	env  []string
 	cmd  *exec.Cmd
 	logs *tail
 	dead chan struct{}
+}
+
+// Options say how a broker is started.
+type Options struct {
+	Settings []string // key=value, for --config
+	Args     []string // further arguments
+	Env      []string // further environment variables
 }
 
 // Start starts a broker on an empty directory with key=value settings and
 // waits until it is ready. It is killed when the test ends.
 func Start(t testing.TB, settings ...string) *Broker {
 	t.Helper()
+	return StartWith(t, Options{Settings: settings})
+}
+
+// StartWith is Start with options.
+func StartWith(t testing.TB, o Options) *Broker {
+	t.Helper()
 	b := &Broker{bin: Binary(t), Addr: freeAddr(t), HTTP: freeAddr(t), Data: t.TempDir(), logs: new(tail)}
-	b.args = []string{"broker", "--data", b.Data, "--listen", b.Addr, "--http", b.HTTP}
-	for _, s := range settings {
+	b.args = append([]string{"broker", "--data", b.Data, "--listen", b.Addr, "--http", b.HTTP}, o.Args...)
+	b.env = append(os.Environ(), o.Env...)
+	for _, s := range o.Settings {
 		b.args = append(b.args, "--config", s)
 	}
 	t.Cleanup(func() {
@@ -58,6 +73,7 @@ func Start(t testing.TB, settings ...string) *Broker {
 func (b *Broker) Restart(t testing.TB) {
 	t.Helper()
 	b.cmd = exec.Command(b.bin, b.args...)
+	b.cmd.Env = b.env
 	out, err := b.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -128,7 +128,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]ob
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("list objects %s: %w", prefix, err)
+			return nil, fmt.Errorf("list objects %q: %w", prefix, err)
 		}
 		for _, o := range out.Contents {
 			key := strings.TrimPrefix(aws.ToString(o.Key), s.prefix)

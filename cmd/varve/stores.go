@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/meta/dynamo"
+	"github.com/varvelog/varve/internal/meta/sqlite"
+	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/filestore"
+	"github.com/varvelog/varve/tiering/objstore/s3store"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// storeFlags say where a cluster is: in a data directory, or in a bucket and a
+// table.
+type storeFlags struct {
+	data                  string
+	bucket, table, prefix string
+	create                bool // bucket and table
+}
+
+func (f *storeFlags) register(fs *pflag.FlagSet, data string) {
+	fs.StringVar(&f.data, "data", "./varve-data", data)
+	fs.StringVar(&f.bucket, "bucket", "", "S3 bucket of the cluster's objects, with --table: AWS in place of the data directory")
+	fs.StringVar(&f.table, "table", "", "DynamoDB table of the cluster's metadata")
+	fs.StringVar(&f.prefix, "prefix", "", "prefix of the objects' keys in the bucket")
+}
+
+// cloud tells whether the cluster is on AWS.
+func (f *storeFlags) cloud() bool { return f.bucket != "" || f.table != "" || f.prefix != "" }
+
+// place names where the cluster is, for a person.
+func (f *storeFlags) place() string {
+	if !f.cloud() {
+		return f.data
+	}
+	return fmt.Sprintf("s3://%s/%s and table %s", f.bucket, f.prefix, f.table)
+}
+
+// stores are a cluster's ports.
+type stores struct {
+	meta    meta.Store
+	objects objstore.Store
+	closers []func() error
+}
+
+// Close closes them, the last one opened first.
+func (s *stores) Close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// open opens the stores. A data directory is made where there is none if
+// makeDir says so, bucket and table if --create does. reg may be nil.
+func (f *storeFlags) open(ctx context.Context, makeDir bool, reg prometheus.Registerer) (*stores, error) {
+	if f.cloud() {
+		return f.openCloud(ctx, reg)
+	}
+	db := filepath.Join(f.data, "meta.db")
+	if _, err := os.Stat(db); err != nil && !makeDir {
+		return nil, fmt.Errorf("no data directory (--data names another, --bucket and --table a cluster on AWS): %w", err)
+	}
+	disk, err := vfs.Disk(f.data)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	disk.Direct = true
+	store, err := sqlite.Open(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := filestore.Open(disk, "objects", wal.KeyPrefix) // packed, as far as anything is put
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open objects: %w", err), store.Close())
+	}
+	return &stores{meta: store, objects: objects, closers: []func() error{store.Close, objects.Close}}, nil
+}
+
+const (
+	probeTimeout = 30 * time.Second
+	idleConns    = 128
+)
+
+// openCloud opens bucket and table as the usual AWS environment says:
+// variables, profiles, roles, AWS_ENDPOINT_URL for another S3 or DynamoDB.
+// VARVE_S3_ADDRESSING_STYLE is auto, path or virtual.
+func (f *storeFlags) openCloud(ctx context.Context, reg prometheus.Registerer) (*stores, error) {
+	if f.bucket == "" || f.table == "" {
+		return nil, errors.New("a cluster on AWS has both --bucket and --table")
+	}
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(
+		awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.MaxIdleConns, t.MaxIdleConnsPerHost = idleConns, idleConns
+		})))
+	if err != nil {
+		return nil, fmt.Errorf("AWS configuration: %w", err)
+	}
+	if cfg.Region == "" {
+		return nil, errors.New("AWS configuration: no region (set AWS_REGION, or one in the profile)")
+	}
+	objects, err := s3store.New(cfg, s3store.Options{Bucket: f.bucket, Prefix: f.prefix, Addressing: os.Getenv("VARVE_S3_ADDRESSING_STYLE"), Registerer: reg})
+	if err != nil {
+		return nil, err
+	}
+	table, err := dynamo.New(cfg, dynamo.Options{Table: f.table, Registerer: reg})
+	if err != nil {
+		return nil, err
+	}
+	if f.create {
+		if err := errors.Join(objects.Create(ctx), table.Create(ctx)); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if _, err := objects.List(ctx, "", "", 1); err != nil {
+		return nil, fmt.Errorf("bucket %s%s: %w", f.bucket, hint(err), err)
+	}
+	if _, err := table.Get(ctx, meta.Key{PK: "cluster", SK: "info"}); err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return nil, fmt.Errorf("table %s%s: %w", f.table, hint(err), err)
+	}
+	return &stores{meta: table, objects: objects}, nil
+}
+
+// hint says what to do where a bucket or table is missing.
+func hint(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) && (api.ErrorCode() == "NoSuchBucket" || api.ErrorCode() == "ResourceNotFoundException") {
+		return " is not there (varve broker --create makes it)"
+	}
+	return ""
+}
+
+// cloudDefaults are the broker settings that differ on stores that bill by
+// request and lie further away.
+var cloudDefaults = map[string]string{
+	"wal.interval.ms":            "100",
+	"wal.checkpoint.objects":     "256",
+	"offsets.commit.interval.ms": "20",
+	"cache.disk.bytes":           "8589934592",
+}
+
+// withDefaults returns settings with those of the place added that are not in it.
+func (f *storeFlags) withDefaults(settings map[string]string) map[string]string {
+	if f.cloud() {
+		for name, v := range cloudDefaults {
+			if _, ok := settings[name]; !ok {
+				settings[name] = v
+			}
+		}
+	}
+	return settings
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,6 +29,7 @@ type Manager struct {
 	wal     *wal.Writer
 	set     *partition.Set
 	keeper  *keeper
+	leaving atomic.Bool // Leave ends the session itself
 
 	reconciling sync.Mutex // serialises Reconcile; held across the catalogue's in-memory snapshot only
 
@@ -193,6 +195,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return m.keeper.run(ctx, stop) })
 	g.Go(func() error { return m.follow(ctx, stop) })
+	g.Go(func() error { return m.watch(ctx, stop) })
 	err := g.Wait()
 	m.drop()
 	return err
@@ -213,6 +216,43 @@ func (m *Manager) follow(ctx context.Context, stop <-chan struct{}) error {
 			return nil
 		}
 	}
+}
+
+// watch ends a session that somebody has fenced. One that writes meets the
+// seal; one that is idle, or that was fenced by somebody who died before the seal, would
+// go on refusing what needs the catalogue.
+func (m *Manager) watch(ctx context.Context, stop <-chan struct{}) error {
+	tick := time.NewTicker(watchPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-stop:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+		gone, err := m.fenced(ctx)
+		switch {
+		case gone && m.leaving.Load():
+		case gone:
+			m.o.Logger.Warn("session was fenced by somebody else", "session", m.session.ID.Epoch)
+			return wal.ErrFenced
+		case err != nil && ctx.Err() == nil:
+			m.o.Logger.Warn("look after the session", "err", err)
+		}
+	}
+}
+
+// fenced tells whether the session is live no more.
+func (m *Manager) fenced(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	now, err := m.o.Catalog.Session(ctx, m.session.ID)
+	if err != nil {
+		return errors.Is(err, catalog.ErrNotFound), err
+	}
+	return now.State != catalog.Live, nil
 }
 
 // drop fails everything that waits: the session is over.
@@ -236,6 +276,7 @@ func (m *Manager) Leave(ctx context.Context) error {
 	if m.wal.Position().Bytes-m.keeper.trimmed.Load() <= leaveBytes {
 		ckptErr = m.keeper.ask(ctx)
 	}
+	m.leaving.Store(true)
 	at, err := m.wal.Close(ctx)
 	if err != nil {
 		return errors.Join(ckptErr, fmt.Errorf("leave: seal: %w", err))

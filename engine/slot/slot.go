@@ -69,5 +69,6 @@ const (
 	leaveBytes   = 64 << 20 // of WAL that a leaving session still gathers into a checkpoint
 	trimBatch    = 1000     // objects in one delete
 	keeperPeriod = time.Second
+	watchPeriod  = time.Second      // between two looks at the session's own item
 	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does
 )

@@ -210,7 +210,7 @@ func (c *Catalog) moveSession(ctx context.Context, id SessionID, move func(*Sess
 	var replace meta.Op
 	e := entry{kind: changeSession}
 	commit, err := c.change(ctx, &e, func(*Topics) (_ []meta.Op, err error) {
-		if now, err = c.session(ctx, id); err != nil {
+		if now, err = c.Session(ctx, id); err != nil {
 			return nil, err
 		}
 		if !move(&now) {
@@ -230,23 +230,32 @@ func (c *Catalog) moveSession(ctx context.Context, id SessionID, move func(*Sess
 }
 
 // SetTrim records that WAL objects up to n may be deleted, on condition that
-// the session is still as s says, live or sealed. ErrFenced: it is not.
+// the session is still in the state that s says, live or sealed. That it was trimmed
+// since it was read is no obstacle. It returns the session as it is now. ErrFenced: the
+// condition is false.
 func (c *Catalog) SetTrim(ctx context.Context, s Session, n int64) (Session, error) {
-	if s.State == Fenced {
-		return s, ErrFenced
+	for now := s; ; {
+		if now.State == Fenced || now.State != s.State {
+			return s, ErrFenced
+		}
+		if n <= now.Trim {
+			return now, nil
+		}
+		next := now
+		next.Trim = n
+		replace := meta.Replace(now.item, next.attrs())
+		id, err := c.commit(ctx, replace)
+		if err == nil {
+			next.item = written(replace, id)
+			return next, nil
+		}
+		if errors.Is(err, meta.ErrConflict) {
+			now, err = c.Session(ctx, s.ID)
+		}
+		if err != nil {
+			return s, fmt.Errorf("record trim of session %d/%d: %w", s.ID.Broker, s.ID.Epoch, err)
+		}
 	}
-	if n <= s.Trim {
-		return s, nil
-	}
-	next := s
-	next.Trim = n
-	replace := meta.Replace(s.item, next.attrs())
-	id, err := c.commit(ctx, replace)
-	if err != nil {
-		return s, fmt.Errorf("record trim of session %d/%d: %w", s.ID.Broker, s.ID.Epoch, fencedIf(err))
-	}
-	next.item = written(replace, id)
-	return next, nil
 }
 
 // RemoveSession forgets a sealed session. The caller has seen that no slot

@@ -223,7 +223,7 @@ func (c *Catalog) writeSlots(ctx context.Context, guards []Session, slots []Slot
 // ErrFenced: one is no longer in its state.
 func (c *Catalog) renewGuards(ctx context.Context, guards []Session) (changed bool, err error) {
 	for i, g := range guards {
-		now, err := c.session(ctx, g.ID)
+		now, err := c.Session(ctx, g.ID)
 		switch {
 		case errors.Is(err, ErrNotFound), err == nil && now.State != g.State:
 			return false, ErrFenced

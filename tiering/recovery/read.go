@@ -16,10 +16,19 @@ const callTimeout = 30 * time.Second
 
 // Read reads what the slots name and returns their partitions' tails. sessions
 // has all that the slots' spans name; a session's WAL is read up to its
-// SealedAt, whatever its state. Errors: wal.ErrHole for an object that should be
-// there, wrapped; those of store and catalogue.
+// SealedAt, whatever its state. The topics that are there now, after the slots
+// were read or taken, are what is read of: their snapshot is brought up to date first.
+// Errors: wal.ErrHole for an object that should be there, wrapped; those of store and
+// catalogue.
 func Read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (map[kafka.TopicPartition]*Tail, error) {
-	r := New(slots)
+	if err := cat.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	topics := cat.Topics()
+	r := New(slots, func(id kafka.TopicID) bool {
+		_, ok := topics.ByID(id)
+		return ok
+	})
 	for _, key := range CheckpointKeys(slots) {
 		obj, err := readBundle(ctx, store, key)
 		if err != nil {

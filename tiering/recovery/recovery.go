@@ -30,13 +30,17 @@ type Tail struct {
 // checkpoints, oldest first, then its spans, oldest first.
 type Recovery struct {
 	slots map[kafka.Slot]catalog.Slot
+	known func(kafka.TopicID) bool
 	tails map[kafka.TopicPartition]*Tail
 }
 
 // New returns a Recovery of the partitions of slots, whose checkpoints and
-// spans say what of the footers concerns them.
-func New(slots []catalog.Slot) *Recovery {
+// spans say what of the footers concerns them. known tells which topics are there: an
+// owner writes nothing of a deleted one into its checkpoints, so what is left
+// of such a topic in older footers does not fit together any more, and is passed over.
+func New(slots []catalog.Slot, known func(kafka.TopicID) bool) *Recovery {
 	r := &Recovery{
+		known: known,
 		slots: make(map[kafka.Slot]catalog.Slot, len(slots)),
 		tails: make(map[kafka.TopicPartition]*Tail),
 	}
@@ -53,12 +57,12 @@ func (r *Recovery) Tails() map[kafka.TopicPartition]*Tail { return r.tails }
 // checkpoints said, its slices lie behind theirs.
 func (r *Recovery) Checkpoint(key string, o *bundle.Object) error {
 	for _, st := range o.States {
-		if r.names(st.Slot, key) {
+		if r.names(st.Slot, key) && r.known(st.TP.Topic) {
 			r.tail(st.Slot, st.TP).State = st
 		}
 	}
 	for _, s := range o.Slices {
-		if !r.names(s.Slot, key) || len(s.Batches) == 0 {
+		if !r.names(s.Slot, key) || !r.known(s.TP.Topic) || len(s.Batches) == 0 {
 			continue
 		}
 		t := r.tail(s.Slot, s.TP)
@@ -75,7 +79,7 @@ func (r *Recovery) Checkpoint(key string, o *bundle.Object) error {
 // has already are passed over, the others must follow without a gap.
 func (r *Recovery) WAL(session catalog.SessionID, seq int64, key string, o *bundle.Object) error {
 	for _, s := range o.Slices {
-		if !r.spans(s.Slot, session, seq) || len(s.Batches) == 0 {
+		if !r.spans(s.Slot, session, seq) || !r.known(s.TP.Topic) || len(s.Batches) == 0 {
 			continue
 		}
 		t := r.tail(s.Slot, s.TP)

@@ -1,0 +1,50 @@
+package recovery_test
+
+import (
+	"testing"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
+)
+
+// TestDeletedTopic shows what an owner leaves behind that writes checkpoints
+// before and after a topic is deleted, and has its WAL trimmed: a beginning and an end that
+// do not fit together. Of a topic that is there that is a loss.
+func TestDeletedTopic(t *testing.T) {
+	session := catalog.SessionID{Broker: 1}
+	slots := []catalog.Slot{{Slot: 7, Checkpoints: []catalog.CheckpointRef{{Key: "a"}, {Key: "b"}}, Spans: []catalog.Span{{Session: session, From: 5, To: -1}}}}
+	gone, there := kafka.TopicPartition{Topic: kafka.TopicID{1}}, kafka.TopicPartition{Topic: kafka.TopicID{2}}
+	slice := func(tp kafka.TopicPartition, at kafka.Offset) bundle.Slice {
+		return bundle.Slice{Slot: 7, TP: tp, Batches: []bundle.Batch{{BaseOffset: at, ProducerID: -1, ControlType: -1}}}
+	}
+	state := func(tp kafka.TopicPartition, next kafka.Offset) bundle.State {
+		return bundle.State{Slot: 7, TP: tp, NextOffset: next}
+	}
+	feed := func(known func(kafka.TopicID) bool) (map[kafka.TopicPartition]*recovery.Tail, error) {
+		r := recovery.New(slots, known)
+		for _, c := range []struct {
+			key string
+			o   bundle.Object
+		}{
+			{"a", bundle.Object{States: []bundle.State{state(gone, 1), state(there, 1)}, Slices: []bundle.Slice{slice(gone, 0), slice(there, 0)}}},
+			{"b", bundle.Object{States: []bundle.State{state(there, 1)}}},
+		} {
+			if err := r.Checkpoint(c.key, &c.o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return r.Tails(), r.WAL(session, 5, "wal", &bundle.Object{Slices: []bundle.Slice{slice(gone, 4), slice(there, 1)}})
+	}
+	if _, err := feed(func(kafka.TopicID) bool { return true }); err == nil {
+		t.Error("offsets 1 to 3 are missing, nobody says so")
+	}
+	tails, err := feed(func(id kafka.TopicID) bool { return id == there.Topic })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tails) != 1 || tails[there] == nil || tails[there].State.NextOffset != 2 || len(tails[there].Hot) != 2 {
+		t.Errorf("%+v", tails)
+	}
+}

@@ -1,109 +1,144 @@
-// Package enginetest runs a whole broker in a testing/synctest bubble: real
-// franz-go clients over in-memory pipes, memory stores with faults, kills and
-// zombies, all decided by one seed; and checks the history that results.
+// Package enginetest runs whole brokers in a testing/synctest bubble: real
+// franz-go clients over an in-memory network that can be partitioned, memory stores
+// with faults, kills, pauses and zombies, all decided by one seed; and checks
+// the history that results and every write that was made.
+//
+//	clients ══ network ══ process ── ports (faults, pause, death) ── ledger (invariants) ── memmeta, memstore
 package enginetest
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/varvelog/varve/engine/api"
 	"github.com/varvelog/varve/engine/broker"
 	"github.com/varvelog/varve/internal/kafka/config"
-	"github.com/varvelog/varve/internal/meta"
-	"github.com/varvelog/varve/tiering/objstore"
 )
 
-// errRefused is what a dial gets while no broker listens.
-var errRefused = errors.New("connection refused")
-
-// cluster is one broker id over stores that outlive its processes.
+// cluster is what outlives the processes of its brokers.
 type cluster struct {
-	store  objstore.Store
-	meta   meta.Store
-	config *config.Broker
-	delay  func() time.Duration // of a dial: one that took no time could be repeated for ever at one instant
+	dice    *dice
+	network *network
+	faults  *faults
+	ledger  *ledger
+	config  map[string]string // of all brokers
 
-	mu  sync.Mutex
-	now *process
+	mu    sync.Mutex
+	lives []*process
 }
 
-// process is one life of the broker.
+func newCluster(d *dice, cfg map[string]string) *cluster {
+	return &cluster{dice: d, network: newNetwork(d), faults: &faults{dice: d}, ledger: newLedger(), config: cfg}
+}
+
+func hostOf(id int32) string { return fmt.Sprintf("broker-%d", id) }
+
+// process is one life of a broker.
 type process struct {
-	ports  *ports
+	number int // among all lives
+	id     int32
+	host   string
+	addr   string
+	paused gate
+	dead   chan struct{} // closed by kill
 	cancel context.CancelFunc
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-	done   chan error
+	ready  chan struct{} // closed when it serves
+	ended  chan struct{} // closed when it has returned
+	err    error         // why, when ended
 
-	mu   sync.Mutex
-	open []net.Conn
+	conns  chan net.Conn
+	closed chan struct{} // closed when nobody listens any more
+	once   sync.Once
+
+	mu    sync.Mutex
+	links []*link
 }
 
-// start begins a process; stop or kill ends it.
-func (c *cluster) start(ctx context.Context) *process {
+// start begins a process of a broker id. From now on the id's address is its own.
+func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
+	cfg, err := config.ParseBroker(c.config)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &process{ports: newPorts(c.store, c.meta), cancel: cancel, conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan error, 1)}
+	p := &process{
+		id: id, host: hostOf(id), addr: hostOf(id) + ":9092", cancel: cancel, dead: make(chan struct{}), ready: make(chan struct{}),
+		ended: make(chan struct{}), conns: make(chan net.Conn), closed: make(chan struct{}),
+	}
 	c.mu.Lock()
-	c.now = p
+	p.number = len(c.lives)
+	c.lives = append(c.lives, p)
 	c.mu.Unlock()
+	c.network.listen(p)
+	ports := &ports{process: p, faults: c.faults, ledger: c.ledger}
 	go func() {
-		p.done <- broker.Run(ctx, broker.Options{
-			Meta: p.ports.asMeta(), Store: p.ports.asStore(), Listener: p, Self: api.Broker{ID: 1, Host: "broker", Port: 9092},
-			Config: c.config, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		defer close(p.ended)
+		p.err = broker.Run(ctx, broker.Options{
+			Meta: metaPort{ports}, Store: storePort{ports}, Listener: p, Self: api.Broker{ID: id, Host: p.host, Port: 9092},
+			Config: cfg, Logger: logger(p), Ready: func(string) { close(p.ready) },
 		})
 		_ = p.Close() // nobody can connect to what has ended
 	}()
-	return p
+	return p, nil
+}
+
+// logger writes to standard error where VARVE_SIM_LOG is set.
+func logger(p *process) *slog.Logger {
+	if os.Getenv("VARVE_SIM_LOG") == "" {
+		return slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("life", p.number, "id", p.id)
 }
 
 // stop drains the process, as Ctrl-C does.
 func (p *process) stop() error {
 	p.cancel()
-	return <-p.done
+	<-p.ended
+	return p.err
 }
 
-// kill cuts the process off at once, as kill -9 does: its connections break,
-// and its calls hang. With wake it was only paused: what it had sent lands, all at
-// once, when wake has passed.
-func (p *process) kill(wake time.Duration) {
-	p.ports.cut(wake)
+// kill cuts the process off at once, as kill -9 does: its connections break
+// and no call of it returns. Writes that are on their way may still land.
+func (p *process) kill() {
+	select {
+	case <-p.dead:
+		return
+	default:
+	}
+	close(p.dead)
 	_ = p.Close()
 	p.mu.Lock()
-	open := p.open
+	links := p.links
+	p.links = nil
 	p.mu.Unlock()
-	for _, conn := range open {
-		_ = conn.Close()
+	for _, l := range links {
+		l.close()
 	}
 	p.cancel()
+	p.paused.open()
 }
 
-// dial connects a client to the process of the moment.
-func (c *cluster) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	wait(ctx, c.delay())
-	c.mu.Lock()
-	p := c.now
-	c.mu.Unlock()
-	if p == nil {
-		return nil, errRefused
-	}
-	client, server := net.Pipe()
+// pause stops the process as SIGSTOP does: nothing that it sends leaves, nothing
+// that it asked for is answered, until it is resumed. Its connections stay.
+func (p *process) pause()  { p.paused.close() }
+func (p *process) resume() { p.paused.open() }
+
+// hold remembers a connection of the process.
+func (p *process) hold(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	select {
-	case p.conns <- server:
-		p.mu.Lock()
-		p.open = append(p.open, server)
-		p.mu.Unlock()
-		return client, nil
-	case <-p.closed:
-	case <-ctx.Done():
+	case <-p.dead:
+		l.close()
+	default:
+		p.links = append(p.links, l)
 	}
-	return nil, errors.Join(errRefused, client.Close(), server.Close())
 }
 
 // Accept implements net.Listener.
@@ -125,9 +160,22 @@ func (p *process) Close() error {
 // Addr implements net.Listener.
 func (p *process) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9092} }
 
-func wait(ctx context.Context, d time.Duration) {
+// up waits until the process serves; false: it has ended instead.
+func (p *process) up() bool {
 	select {
-	case <-time.After(d):
-	case <-ctx.Done():
+	case <-p.ready:
+		return true
+	case <-p.ended:
+		return false
 	}
 }
+
+// everybody returns all processes that were ever started.
+func (c *cluster) everybody() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lives[:len(c.lives):len(c.lives)]
+}
+
+// latency is what a call of a store takes at least.
+const latency = 200 * time.Microsecond

@@ -17,20 +17,26 @@ type seen struct {
 	value     string
 }
 
+// place is where a record lies.
+type place struct {
+	partition int32
+	offset    int64
+}
+
 func valueOf(producer, n int) string { return fmt.Sprintf("producer %d record %d", producer, n) }
 
 // check compares what was sent with what one reader saw of the whole log, in
-// the order in which it saw it, and returns every anomaly.
-func check(history []sent, read []seen) []string {
+// the order in which it saw it, and returns every anomaly. The log of a partition begins at
+// starts: what was acknowledged below has gone as it should.
+func check(history []sent, read []seen, starts map[int32]int64) []string {
 	var bad []string
 	report := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
-	type place struct {
-		partition int32
-		offset    int64
-	}
 	at := make(map[place]string)
 	places := make(map[string][]place)
 	next := make(map[int32]int64)
+	for p, off := range starts {
+		next[p] = off
+	}
 	last := make(map[[2]int]int) // producer and partition → the record seen last
 	for _, s := range read {
 		p := place{s.partition, s.offset}
@@ -58,15 +64,60 @@ func check(history []sent, read []seen) []string {
 		switch got := places[v]; {
 		case len(got) > 1:
 			report("%q is there %d times: %v", v, len(got), got)
-		case h.acked && len(got) == 0:
+		case h.acked && len(got) == 0 && h.offset >= starts[h.partition]:
 			report("%q was acknowledged at %d/%d and is lost (there: %q)", v, h.partition, h.offset, at[place{h.partition, h.offset}])
-		case h.acked && got[0] != place{h.partition, h.offset}:
+		case h.acked && len(got) > 0 && got[0] != place{h.partition, h.offset}:
 			report("%q was acknowledged at %d/%d and is at %v", v, h.partition, h.offset, got[0])
 		}
 	}
 	for v := range places {
 		if !known[v] {
 			report("%q was never sent", v)
+		}
+	}
+	return bad
+}
+
+// positions is the history of a group: what its members committed and what
+// they read. All are keyed by partition.
+type positions struct {
+	asked, acked map[int32]int64  // the largest commits that were sent, and answered
+	consumed     map[place]string // by any member
+	bad          []string
+}
+
+func newPositions() *positions {
+	return &positions{asked: make(map[int32]int64), acked: make(map[int32]int64), consumed: make(map[place]string)}
+}
+
+func (g *positions) report(format string, args ...any) {
+	g.bad = append(g.bad, fmt.Sprintf(format, args...))
+}
+
+// resumed notes where a member begins, which was told floor when it was
+// assigned the partition: not before what was committed then, nor behind what anybody ever asked for.
+func (g *positions) resumed(partition int32, at, floor int64) {
+	if at < floor {
+		g.report("group: partition %d begins at %d, %d was committed", partition, at, floor)
+	}
+	if at > g.asked[partition] {
+		g.report("group: partition %d begins at %d, nobody committed more than %d", partition, at, g.asked[partition])
+	}
+}
+
+// check compares what the group consumed with the log, and the offsets that are committed
+// in the end with what was answered.
+func (g *positions) check(read []seen, committed map[int32]int64) []string {
+	bad := g.bad
+	for _, s := range read {
+		p := place{s.partition, s.offset}
+		if got, ok := g.consumed[p]; !ok || got != s.value {
+			bad = append(bad, fmt.Sprintf("group: %v is %q and was consumed as %q", p, s.value, got))
+		}
+	}
+	for p, off := range g.acked {
+		if at, ok := committed[p]; !ok || at < off || at > g.asked[p] {
+			bad = append(bad, fmt.Sprintf("group: partition %d: %d is committed (%v), %d was acknowledged, %d asked for", p, at, ok, off, g.asked[p]))
 		}
 	}
 	return bad

@@ -23,7 +23,7 @@ func TestCheck(t *testing.T) {
 		{"changed", []sent{ok(0, 0)}, []seen{{0, 0, "producer 1 record 0?"}}, true},
 		{"never sent", []sent{ok(0, 0)}, []seen{at(0, 0), at(1, 5)}, true},
 	} {
-		if bad := check(c.history, c.read); (len(bad) > 0) != c.bad {
+		if bad := check(c.history, c.read, nil); (len(bad) > 0) != c.bad {
 			t.Errorf("%s: %v", c.name, bad)
 		}
 	}

@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -10,105 +11,238 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
-// errCut is what a dead process's calls end with, once nobody looks any more.
-var errCut = errors.New("enginetest: the process is dead")
+var (
+	// errCut is what a dead process's calls end with, once nobody looks any more.
+	errCut = errors.New("enginetest: the process is dead")
+	// errUnknown is what a fault answers: the call may have been applied, or be
+	// applied later, or not.
+	errUnknown = errors.New("enginetest: injected fault, outcome unknown")
+)
 
-// ports are one process's stores. After cut no call of it returns a result;
-// writes under way, and those of a paused process, may still land.
-type ports struct {
-	store objstore.Store
-	meta  meta.Store
+// fate is what becomes of a call.
+type fate uint8
+
+const (
+	goes    fate = iota // goes through
+	refused             // meta.ErrBusy: not applied
+	fails               // unknown outcome: not applied
+	applied             // unknown outcome: applied
+	later               // unknown outcome: tried after the answer
+)
+
+// fault is a call's fate, and what time it takes.
+type fault struct {
+	fate          fate
+	before, after time.Duration // on the way there and back
+	later         time.Duration // of the fate of that name
+}
+
+// faults decides the calls' fates.
+type faults struct {
+	dice *dice
 
 	mu   sync.Mutex
-	dead chan struct{} // closed by cut
-	wake chan struct{} // closed when what was sent lands; never, for a killed process
+	calm bool      // no more faults
+	down time.Time // both stores fail until then
 }
 
-func newPorts(s objstore.Store, m meta.Store) *ports {
-	return &ports{store: s, meta: m, dead: make(chan struct{}), wake: make(chan struct{})}
+// settle ends all faults.
+func (f *faults) settle() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calm, f.down = true, time.Time{}
 }
 
-func (p *ports) asStore() objstore.Store { return cutStore{p} }
-func (p *ports) asMeta() meta.Store      { return cutMeta{p} }
-
-func (p *ports) cut(wake time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	close(p.dead)
-	if wake > 0 {
-		time.AfterFunc(wake, func() { close(p.wake) })
-	}
+// outage makes all calls fail for a time.
+func (f *faults) outage(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = time.Now().Add(d)
 }
 
-// pass runs a call of a living process. A dead one's waits for its caller to
-// give up; if late is set, the call is made after all when the process wakes.
-func (p *ports) pass(ctx context.Context, fn func(context.Context) error, late bool) error {
-	select {
-	case <-p.dead:
-	default:
-		err := fn(ctx)
-		select {
-		case <-p.dead: // the answer finds nobody
-			err = errCut
-		default:
+func (f *faults) isCalm() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calm
+}
+
+func (f *faults) isDown() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Now().Before(f.down)
+}
+
+// next decides one call. Reads, of which a start makes hundreds, fail less
+// often than writes.
+func (f *faults) next(op string, write, busy bool) fault {
+	out := fault{before: latency + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
+	switch {
+	case f.isCalm(), !write && f.dice.below(op, 50) > 0 && !f.isDown():
+		return out
+	case f.isDown():
+		out.fate = fails
+		if write && f.dice.oneIn(op, 10) {
+			out.fate = applied
 		}
+		return out
+	}
+	switch f.dice.below(op, 50) {
+	case 0:
+		out.fate = fails
+	case 1:
+		out.fate = applied
+	case 2:
+		out.fate, out.later = later, f.dice.upTo(op, 6*time.Second)
+	case 3:
+		out.before = f.dice.upTo(op, 3*time.Second)
+	case 4:
+		out.after = f.dice.upTo(op, 3*time.Second)
+	case 5:
+		if busy {
+			out.fate = refused
+		}
+	}
+	return out
+}
+
+// ports are one process's way to the stores.
+type ports struct {
+	process *process
+	faults  *faults
+	ledger  *ledger
+}
+
+// write makes a call that changes something. It is on its way as soon as it is
+// made: whether it lands no longer depends on the caller, who may give up, be paused or die.
+func (p *ports) write(ctx context.Context, op string, busy bool, effect func() error) error {
+	if err := p.alive(ctx); err != nil {
 		return err
 	}
-	select {
-	case <-p.wake:
-		if late {
-			return fn(context.WithoutCancel(ctx))
+	f := p.faults.next(op, true, busy)
+	landed := make(chan error, 1)
+	go func() {
+		time.Sleep(f.before)
+		switch f.fate {
+		case goes:
+			landed <- effect()
+		case refused:
+			landed <- meta.ErrBusy
+		case fails:
+			landed <- errUnknown
+		case applied:
+			_ = effect() // its own refusal too is lost on the way
+			landed <- errUnknown
+		case later:
+			landed <- errUnknown
+			time.Sleep(f.later)
+			_ = effect()
 		}
+	}()
+	var err error
+	select {
+	case err = <-landed:
+		wait(ctx, f.after)
 	case <-ctx.Done():
-	case <-time.After(time.Hour):
+		err = ctx.Err()
+	case <-p.process.dead:
 	}
+	if cut := p.alive(ctx); cut != nil {
+		return cut
+	}
+	return err
+}
+
+// read makes a call that only looks.
+func (p *ports) read(ctx context.Context, op string, look func() error) error {
+	if err := p.alive(ctx); err != nil {
+		return err
+	}
+	f := p.faults.next(op, false, false)
+	wait(ctx, f.before)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := look()
+	wait(ctx, f.after)
+	if f.fate != goes {
+		err = errUnknown
+	}
+	if cut := p.alive(ctx); cut != nil {
+		return cut
+	}
+	return err
+}
+
+// alive holds up a paused process. A dead one's call waits for its caller to give up.
+func (p *ports) alive(ctx context.Context) error {
+	if p.process.paused.pass(p.process.dead) {
+		select {
+		case <-p.process.dead:
+		default:
+			return nil
+		}
+	}
+	wait(ctx, time.Hour)
 	return errCut
 }
 
-type cutStore struct{ p *ports }
+type storePort struct{ p *ports }
 
-func (s cutStore) Put(ctx context.Context, key string, body objstore.Body) error {
-	return s.p.pass(ctx, func(ctx context.Context) error { return s.p.store.Put(ctx, key, body) }, true)
+func (s storePort) Put(ctx context.Context, key string, body objstore.Body) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if _, err := body.WriteTo(&b); err != nil {
+		return err
+	}
+	return s.p.write(ctx, "put", false, func() error { return s.p.ledger.put(key, b.Bytes()) })
 }
 
-func (s cutStore) ReadAt(ctx context.Context, key string, b []byte, off int64) (n int, size int64, err error) {
-	err = s.p.pass(ctx, func(ctx context.Context) (err error) {
-		n, size, err = s.p.store.ReadAt(ctx, key, b, off)
+func (s storePort) ReadAt(ctx context.Context, key string, b []byte, off int64) (n int, size int64, err error) {
+	err = s.p.read(ctx, "read", func() (err error) {
+		n, size, err = s.p.ledger.objects.ReadAt(ctx, key, b, off)
 		return err
-	}, false)
+	})
 	return n, size, err
 }
 
-func (s cutStore) List(ctx context.Context, prefix, after string, limit int) (infos []objstore.Info, err error) {
-	err = s.p.pass(ctx, func(ctx context.Context) (err error) {
-		infos, err = s.p.store.List(ctx, prefix, after, limit)
+func (s storePort) List(ctx context.Context, prefix, after string, limit int) (infos []objstore.Info, err error) {
+	err = s.p.read(ctx, "list", func() (err error) {
+		infos, err = s.p.ledger.objects.List(ctx, prefix, after, limit)
 		return err
-	}, false)
+	})
 	return infos, err
 }
 
-func (s cutStore) Delete(ctx context.Context, keys ...string) error {
-	return s.p.pass(ctx, func(ctx context.Context) error { return s.p.store.Delete(ctx, keys...) }, true)
+func (s storePort) Delete(ctx context.Context, keys ...string) error {
+	if err := objstore.ValidateDelete(keys); err != nil {
+		return err
+	}
+	return s.p.write(ctx, "delete", false, func() error { return s.p.ledger.delete(keys) })
 }
 
-type cutMeta struct{ p *ports }
+type metaPort struct{ p *ports }
 
-func (s cutMeta) Get(ctx context.Context, key meta.Key) (item meta.Item, err error) {
-	err = s.p.pass(ctx, func(ctx context.Context) (err error) {
-		item, err = s.p.meta.Get(ctx, key)
+func (s metaPort) Get(ctx context.Context, key meta.Key) (item meta.Item, err error) {
+	err = s.p.read(ctx, "get", func() (err error) {
+		item, err = s.p.ledger.items.Get(ctx, key)
 		return err
-	}, false)
+	})
 	return item, err
 }
 
-func (s cutMeta) Query(ctx context.Context, pk string, r meta.Range) (items []meta.Item, more bool, err error) {
-	err = s.p.pass(ctx, func(ctx context.Context) (err error) {
-		items, more, err = s.p.meta.Query(ctx, pk, r)
+func (s metaPort) Query(ctx context.Context, pk string, r meta.Range) (items []meta.Item, more bool, err error) {
+	err = s.p.read(ctx, "query", func() (err error) {
+		items, more, err = s.p.ledger.items.Query(ctx, pk, r)
 		return err
-	}, false)
+	})
 	return items, more, err
 }
 
-func (s cutMeta) Commit(ctx context.Context, id string, ops ...meta.Op) error {
-	return s.p.pass(ctx, func(ctx context.Context) error { return s.p.meta.Commit(ctx, id, ops...) }, true)
+func (s metaPort) Commit(ctx context.Context, id string, ops ...meta.Op) error {
+	if err := meta.Validate(id, ops); err != nil {
+		return err
+	}
+	return s.p.write(ctx, "commit", true, func() error { return s.p.ledger.commit(s.p.process, id, ops) })
 }

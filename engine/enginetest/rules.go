@@ -1,0 +1,51 @@
+package enginetest
+
+import (
+	"encoding/json"
+	"slices"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// rule is one of those on which safety stands, broken on purpose: the checks
+// must see it. Each is broken below the ports, in the stores; nothing of the broker knows.
+type rule string
+
+const (
+	putReplaces   rule = "a put replaces what is there"           // so a seal keeps nobody out
+	sealsVanish   rule = "a recorded seal is deleted"             // so a zombie puts where it was
+	trimFirst     rule = "WAL goes before the slots forget it"    // so a crash in between leaves a hole
+	checksIgnored rule = "commits are applied without the Checks" // so a zombie's are
+)
+
+// trimAhead deletes the WAL below the spans that a commit would write.
+func (l *ledger) trimAhead(ops []meta.Op) {
+	for _, op := range ops {
+		var spans []catalog.Span
+		if text, ok := op.Attrs["spans"].(string); !ok || json.Unmarshal([]byte(text), &spans) != nil || len(spans) != 1 {
+			continue
+		}
+		o := bundle.Origin{Broker: spans[0].Session.Broker, Epoch: spans[0].Session.Epoch}
+		for o.Seq = range spans[0].From {
+			if key := wal.Key(o); l.has(key) {
+				_ = l.remove([]string{key})
+			}
+		}
+	}
+}
+
+func (l *ledger) has(key string) bool {
+	_, ok := l.objects.Object(key)
+	return ok
+}
+
+// inForce returns the operations of a commit whose conditions count.
+func (l *ledger) inForce(ops []meta.Op) []meta.Op {
+	if l.broken != checksIgnored {
+		return ops
+	}
+	return slices.DeleteFunc(slices.Clone(ops), func(op meta.Op) bool { return op.Kind == meta.OpCheck })
+}

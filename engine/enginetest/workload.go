@@ -1,0 +1,221 @@
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+)
+
+// insist calls fn until it succeeds or ctx ends.
+func insist(ctx context.Context, fn func() error) bool {
+	for ctx.Err() == nil {
+		if fn() == nil {
+			return true
+		}
+		wait(ctx, 100*time.Millisecond)
+	}
+	return false
+}
+
+func (w *world) createTopics(ctx context.Context) {
+	cl := w.client()
+	defer cl.Close()
+	short := fmt.Sprint(retention.Milliseconds())
+	insist(ctx, func() error { return createTopic(ctx, cl, keptTopic, partitions, nil) })
+	insist(ctx, func() error {
+		return createTopic(ctx, cl, trimmedTopic, 1, map[string]*string{"retention.ms": &short, "segment.ms": kadm.StringPtr("1000")})
+	})
+}
+
+// createTopic makes sure that a topic is there.
+func createTopic(ctx context.Context, cl *kgo.Client, name string, partitions int32, configs map[string]*string) error {
+	r, err := kadm.NewClient(cl).CreateTopic(ctx, partitions, 1, configs, name)
+	if err == nil {
+		err = r.Err
+	}
+	if errors.Is(err, kerr.TopicAlreadyExists) {
+		return nil // an earlier attempt
+	}
+	return err
+}
+
+func (w *world) producer(opts ...kgo.Opt) *kgo.Client {
+	return w.client(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(5*time.Millisecond), kgo.ProduceRequestTimeout(5*time.Second))...)
+}
+
+func (w *world) produce(ctx context.Context, id int) {
+	cl := w.producer()
+	defer cl.Close()
+	stream := fmt.Sprintf("producer %d", id)
+	var answers sync.WaitGroup
+	for n := range 60 + w.dice.below(stream, 60) {
+		s := sent{producer: id, n: n, partition: int32(w.dice.below(stream, partitions))}
+		answers.Add(1)
+		cl.Produce(ctx, &kgo.Record{Topic: keptTopic, Partition: s.partition, Value: []byte(valueOf(id, n))}, func(r *kgo.Record, err error) {
+			defer answers.Done()
+			s.acked, s.offset = err == nil, r.Offset
+			w.mu.Lock()
+			w.history = append(w.history, s)
+			w.mu.Unlock()
+		})
+		wait(ctx, w.dice.upTo(stream, 250*time.Millisecond))
+	}
+	answers.Wait()
+}
+
+// readAll reads the whole topic, up to the ends that it has now.
+func (w *world) readAll(ctx context.Context) {
+	cl := w.client(kgo.ConsumeTopics(keptTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	defer cl.Close()
+	w.read = nil
+	left := 0
+	for _, end := range w.ends(ctx, cl, keptTopic) {
+		left += int(end)
+	}
+	limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for len(w.read) < left && limit.Err() == nil {
+		cl.PollFetches(limit).EachRecord(func(r *kgo.Record) {
+			w.read = append(w.read, seen{r.Partition, r.Offset, string(r.Value)})
+		})
+	}
+}
+
+// ends returns where the partitions of a topic end, when all is calm.
+func (w *world) ends(ctx context.Context, cl *kgo.Client, topic string) map[int32]int64 {
+	listed, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
+	if err = errors.Join(err, listed.Error()); err != nil {
+		w.report("list the ends of %s: %v", topic, err)
+	}
+	return offsetsOf(listed)
+}
+
+func offsetsOf(listed kadm.ListedOffsets) map[int32]int64 {
+	all := make(map[int32]int64)
+	listed.Each(func(o kadm.ListedOffset) { all[o.Partition] = o.Offset })
+	return all
+}
+
+// consume is a member's place in the group: one client after the other, each for
+// some time, the last until ctx ends.
+func (w *world) consume(ctx context.Context, id int) {
+	stream := fmt.Sprintf("member %d", id)
+	for ctx.Err() == nil {
+		span := time.Second + w.dice.upTo(stream, 15*time.Second)
+		if w.cluster.faults.isCalm() {
+			span = time.Hour
+		}
+		life, cancel := context.WithTimeout(ctx, span)
+		w.member(life)
+		cancel()
+	}
+}
+
+// member consumes and commits until ctx ends; then it leaves.
+func (w *world) member(ctx context.Context) {
+	versions := kversion.Stable()
+	versions.SetMaxKeyVersion(int16(kmsg.OffsetCommit), 9) // the last that names topics
+	floors := make(map[int32]int64)                        // of the partitions from which nothing came since they were assigned
+	cl := w.client(kgo.ConsumerGroup(group), kgo.ConsumeTopics(keptTopic), kgo.DisableAutoCommit(), kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.SessionTimeout(6*time.Second), kgo.RebalanceTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.BlockRebalanceOnPoll(), kgo.MaxVersions(versions),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, p := range assigned[keptTopic] {
+				floors[p] = w.group.acked[p]
+			}
+		}))
+	defer cl.CloseAllowingRebalance()
+	for ctx.Err() == nil {
+		fetches := cl.PollFetches(ctx)
+		to := make(map[int32]int64)
+		w.mu.Lock()
+		fetches.EachRecord(func(r *kgo.Record) {
+			if floor, ok := floors[r.Partition]; ok {
+				w.group.resumed(r.Partition, r.Offset, floor)
+				delete(floors, r.Partition)
+			}
+			w.group.consumed[place{r.Partition, r.Offset}] = string(r.Value)
+			to[r.Partition] = r.Offset + 1
+		})
+		for p, off := range to {
+			w.group.asked[p] = max(w.group.asked[p], off)
+		}
+		w.mu.Unlock()
+		if len(to) > 0 && commit(ctx, cl, to) {
+			w.mu.Lock()
+			for p, off := range to {
+				w.group.acked[p] = max(w.group.acked[p], off)
+			}
+			w.mu.Unlock()
+		}
+		cl.AllowRebalance()
+	}
+}
+
+// commit commits offsets, all or not. It makes the request itself: the client's
+// own function waits for a mutex that is held while it joins, which stops the bubble's time.
+func commit(ctx context.Context, cl *kgo.Client, to map[int32]int64) bool {
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.Group = group
+	req.MemberID, req.Generation = cl.GroupMetadata()
+	topic := kmsg.NewOffsetCommitRequestTopic()
+	topic.Topic = keptTopic
+	for p, off := range to {
+		at := kmsg.NewOffsetCommitRequestTopicPartition()
+		at.Partition, at.Offset = p, off
+		topic.Partitions = append(topic.Partitions, at)
+	}
+	req.Topics = append(req.Topics, topic)
+	r, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return false
+	}
+	for _, p := range r.Topics[0].Partitions {
+		if p.ErrorCode != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// awaitGroup waits until the group has consumed and committed all, and checks what it did.
+func (w *world) awaitGroup(ctx context.Context) {
+	cl := w.client()
+	defer cl.Close()
+	ends := w.ends(ctx, cl, keptTopic)
+	var committed map[int32]int64
+	for limit := time.Now().Add(3 * time.Minute); time.Now().Before(limit) && !equal(committed, ends); wait(ctx, time.Second) {
+		fetched, err := kadm.NewClient(cl).FetchOffsets(ctx, group)
+		if err != nil {
+			continue // the coordinator moves
+		}
+		committed = make(map[int32]int64)
+		fetched.Each(func(o kadm.OffsetResponse) { committed[o.Partition] = o.At })
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.group.bad = w.group.check(w.read, committed)
+	if !equal(committed, ends) {
+		w.group.report("group: committed %v, the log ends at %v", committed, ends)
+	}
+}
+
+// equal tells whether what is in ends is what is committed; nothing is committed of an empty log.
+func equal(committed, ends map[int32]int64) bool {
+	for p, end := range ends {
+		if committed[p] != end {
+			return false
+		}
+	}
+	return committed != nil
+}

@@ -1,0 +1,202 @@
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// The topics of the workload.
+const (
+	keptTopic    = "kept"    // keeps all: what is acknowledged is there in the end
+	trimmedTopic = "trimmed" // loses its beginning to DeleteRecords and retention
+	churnedTopic = "churned" // is deleted and made again
+	partitions   = 3
+	producers    = 3
+	members      = 2
+	group        = "group"
+)
+
+const retention = 15 * time.Second // of trimmedTopic
+
+// world is one seed's run.
+type world struct {
+	t       *testing.T
+	dice    *dice
+	cluster *cluster
+	ids     []int32            // of the brokers
+	current map[int32]*process // of each id: the life that was started last
+	lost    bool               // a broker could not be started any more
+
+	mu      sync.Mutex
+	history []sent // of keptTopic
+	read    []seen
+	group   *positions
+	trimmed trimmed
+	bad     []string
+}
+
+func newWorld(t *testing.T, seed uint64, brokers int) *world {
+	t.Helper()
+	d := newDice(seed)
+	roll := []string{"800", "3000", "15000"}[d.below("config", 3)]
+	w := &world{t: t, dice: d, current: make(map[int32]*process), group: newPositions(), trimmed: newTrimmed()}
+	w.cluster = newCluster(d, map[string]string{
+		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false",
+		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
+		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000",
+	})
+	for id := range brokers {
+		w.ids = append(w.ids, int32(id+1))
+	}
+	return w
+}
+
+// report notes an anomaly.
+func (w *world) report(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bad = append(w.bad, fmt.Sprintf(format, args...))
+}
+
+func (w *world) client(opts ...kgo.Opt) *kgo.Client {
+	var seeds []string
+	for _, id := range w.ids {
+		seeds = append(seeds, hostOf(id)+":9092")
+	}
+	cl, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(seeds...), kgo.Dialer(w.cluster.network.dialer("clients", nil)), kgo.MetadataMinAge(50 * time.Millisecond), kgo.RequestTimeoutOverhead(3 * time.Second),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond }), kgo.UnknownTopicRetries(-1),
+	}, opts...)...)
+	if err != nil {
+		panic(err) // the options above are wrong
+	}
+	return cl
+}
+
+// run plays the seed: clients work while brokers are stopped, killed, paused
+// and cut off; then all is calm, and everything is read.
+func (w *world) run() {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	defer cancel()
+	defer w.end()
+	for _, id := range w.ids {
+		w.restart(ctx, id)
+	}
+	w.createTopics(ctx)
+	var working sync.WaitGroup
+	trouble, over := context.WithCancel(ctx)
+	patience, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	work := func(name string, fn func()) {
+		working.Go(func() {
+			fn()
+			if patience.Err() != nil {
+				w.report("%s still waits after five minutes of calm", name)
+			}
+		})
+	}
+	for id := range producers {
+		work(fmt.Sprint("producer ", id), func() { w.produce(patience, id) })
+	}
+	work("trim", func() { w.trim(patience, trouble) })
+	work("churn", func() { w.churn(patience, trouble) })
+	var consuming sync.WaitGroup
+	drained, stop := context.WithCancel(ctx)
+	for id := range members {
+		consuming.Go(func() { w.consume(drained, id) })
+	}
+	for range 2 + w.dice.below("chaos", 4) {
+		wait(ctx, 500*time.Millisecond+w.dice.upTo("chaos", 4*time.Second))
+		w.strike(ctx)
+	}
+	over()
+	w.calm(ctx)
+	stuck := time.AfterFunc(5*time.Minute, giveUp)
+	working.Wait()
+	stuck.Stop()
+	wait(ctx, 10*time.Second) // every late write has landed
+	w.readAll(ctx)
+	w.awaitGroup(ctx)
+	stop()
+	consuming.Wait()
+	w.checkTrimmed(ctx)
+	w.rereadCold(ctx)
+}
+
+// rereadCold reads all again from brokers that have just begun.
+func (w *world) rereadCold(ctx context.Context) {
+	for _, id := range w.ids {
+		w.leave(id)
+		w.restart(ctx, id)
+	}
+	first := w.read
+	w.read = nil
+	w.readAll(ctx)
+	byPlace := func(a, b seen) int {
+		return slices.Compare([]int64{int64(a.partition), a.offset}, []int64{int64(b.partition), b.offset})
+	}
+	a, b := slices.SortedFunc(slices.Values(first), byPlace), slices.SortedFunc(slices.Values(w.read), byPlace)
+	if !slices.Equal(a, b) {
+		w.report("%d records were read before a restart, after it %d, or others", len(a), len(b))
+	}
+	for _, id := range w.ids {
+		w.leave(id)
+	}
+}
+
+// leave stops a broker in order. That a seal ends its session meanwhile, which
+// somebody who died since has put, is no fault of its own.
+func (w *world) leave(id int32) {
+	if err := w.current[id].stop(); err != nil && !errors.Is(err, wal.ErrFenced) {
+		w.report("stop of %d: %v", id, err)
+	}
+}
+
+// end kills what still runs, and waits for it.
+func (w *world) end() {
+	for _, p := range w.cluster.everybody() {
+		p.kill()
+		<-p.ended
+	}
+}
+
+// verdict returns all that is wrong with the histories and with the stores.
+func (w *world) verdict() []string {
+	bad := w.anomalies()
+	bad = append(bad, w.cluster.ledger.verdict()...)
+	slices.Sort(bad)
+	if len(bad) > 10 {
+		bad = append(bad[:10], fmt.Sprintf("and %d more", len(bad)-10))
+	}
+	return bad
+}
+
+// anomalies returns what clients saw that they should not have seen.
+func (w *world) anomalies() []string {
+	bad := append(w.bad, check(w.history, w.read, nil)...)
+	bad = append(bad, w.trimmed.bad...)
+	bad = append(bad, w.group.bad...)
+	if w.acked() == 0 {
+		bad = append(bad, "nothing was acknowledged")
+	}
+	return bad
+}
+
+func (w *world) acked() int {
+	n := 0
+	for _, s := range w.history {
+		if s.acked {
+			n++
+		}
+	}
+	return n
+}

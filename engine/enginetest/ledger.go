@@ -132,7 +132,7 @@ func (l *ledger) commit(p *process, id string, ops []meta.Op) error {
 	if l.broken == trimFirst {
 		l.trimAhead(ops)
 	}
-	if err := l.items.Commit(context.Background(), id, l.inForce(ops)...); err != nil {
+	if err := l.items.Commit(context.Background(), id, ops...); err != nil {
 		l.count["commits refused"]++
 		return err
 	}

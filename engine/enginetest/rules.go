@@ -2,7 +2,6 @@ package enginetest
 
 import (
 	"encoding/json"
-	"slices"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/meta"
@@ -15,10 +14,9 @@ import (
 type rule string
 
 const (
-	putReplaces   rule = "a put replaces what is there"           // so a seal keeps nobody out
-	sealsVanish   rule = "a recorded seal is deleted"             // so a zombie puts where it was
-	trimFirst     rule = "WAL goes before the slots forget it"    // so a crash in between leaves a hole
-	checksIgnored rule = "commits are applied without the Checks" // so a zombie's are
+	putReplaces rule = "a put replaces what is there"        // so a seal keeps nobody out
+	sealsVanish rule = "a recorded seal is deleted"          // so a zombie puts where it was
+	trimFirst   rule = "WAL goes before the slots forget it" // so a crash in between leaves a hole
 )
 
 // trimAhead deletes the WAL below the spans that a commit would write.
@@ -40,12 +38,4 @@ func (l *ledger) trimAhead(ops []meta.Op) {
 func (l *ledger) has(key string) bool {
 	_, ok := l.objects.Object(key)
 	return ok
-}
-
-// inForce returns the operations of a commit whose conditions count.
-func (l *ledger) inForce(ops []meta.Op) []meta.Op {
-	if l.broken != checksIgnored {
-		return ops
-	}
-	return slices.DeleteFunc(slices.Clone(ops), func(op meta.Op) bool { return op.Kind == meta.OpCheck })
 }

@@ -15,6 +15,7 @@ var allowed = map[string][]string{
 	"internal/kafka":   {},
 	"internal/vfs":     {},
 	"internal/meta":    {},
+	"internal/price":   {},
 	"internal/catalog": {"internal/kafka", "internal/meta"},
 
 	"tiering/objstore":  {"internal/vfs"},

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/varvelog/varve/internal/price"
 	"github.com/varvelog/varve/test/internal/awstest"
 	"github.com/varvelog/varve/test/internal/brokertest"
 )
@@ -136,11 +137,11 @@ func checkMetrics(ctx context.Context, t *testing.T, b *brokertest.Broker) {
 			t.Errorf("no count of %s", name)
 		}
 	}
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "varve_s3_") || strings.HasPrefix(line, "varve_dynamodb_") {
-			t.Log(strings.TrimSpace(line))
-		}
+	used, err := price.ReadMetrics(bytes.NewReader(text))
+	if err != nil || used.S3Puts == 0 || used.WriteUnits == 0 {
+		t.Errorf("used %v, %v", used, err)
 	}
+	t.Logf("a restart and a consumer: %v", used)
 }
 
 // checkSegments has the tools read the bucket without a broker.

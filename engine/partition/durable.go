@@ -43,7 +43,7 @@ func (d *durable) open(o *Options, now time.Time) {
 }
 
 // Durable takes in a slice that the WAL has put under key (wal.Target): its
-// records are visible from here on.
+// records are visible from here on. Announce follows.
 func (l *Log) Durable(key string, s bundle.Slice) {
 	if len(s.Batches) == 0 {
 		return
@@ -65,12 +65,23 @@ func (l *Log) Durable(key string, s bundle.Slice) {
 	l.publish()
 }
 
-// publish makes the durable half's numbers visible to those that don't lock,
-// and wakes who waits. durable.mu is held.
-func (l *Log) publish() {
+// Announce wakes who waits for the log to change (wal.Target).
+func (l *Log) Announce() {
 	d := &l.durable
-	l.hw.Store(int64(d.state.NextOffset))
-	l.hotSlices.Store(int64(len(d.hot.slices)))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.announce()
+}
+
+// publish makes the durable half's numbers visible to those that don't lock.
+// durable.mu is held.
+func (l *Log) publish() {
+	l.hw.Store(int64(l.durable.state.NextOffset))
+	l.hotSlices.Store(int64(len(l.durable.hot.slices)))
+}
+
+// announce wakes who waits; mu is held.
+func (d *durable) announce() {
 	if d.changed != nil {
 		close(d.changed)
 		d.changed = nil
@@ -137,6 +148,7 @@ func (l *Log) SetLogStart(off kafka.Offset) {
 	}
 	l.raiseLogStart(off)
 	l.publish()
+	d.announce()
 }
 
 // raiseLogStart does SetLogStart's work; durable.mu is held, but in New.
@@ -214,4 +226,5 @@ func (l *Log) Close(err kafka.ErrorCode) {
 	defer d.mu.Unlock()
 	d.closed = err
 	l.publish()
+	d.announce()
 }

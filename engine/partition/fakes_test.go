@@ -119,6 +119,7 @@ func (w *fakeWAL) flush(n int) {
 	w.store.put(key, obj)
 	w.done = append(w.done, s)
 	entries[0].Target.Durable(key, s)
+	entries[0].Target.Announce()
 }
 
 func (w *fakeWAL) pending() int {

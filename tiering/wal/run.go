@@ -190,6 +190,9 @@ func (r *runner) apply(f *flight) {
 	for i, s := range f.slices {
 		f.targets[i].Durable(f.key, s)
 	}
+	for _, t := range f.targets { // not before all are told: who waits for several wakes once
+		t.Announce()
+	}
 	r.note()
 	w.mu.Lock()
 	w.durable += uint64(f.entries)

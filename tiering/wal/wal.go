@@ -46,6 +46,9 @@ type Target interface {
 	// under key. It is called in the order of Append, from Run's goroutine;
 	// it must not block.
 	Durable(key string, s bundle.Slice)
+	// Announce wakes who waits for what Durable told. It follows once that is
+	// told of all slices of an object.
+	Announce()
 }
 
 // Entry is one batch to be made durable. The writer keeps Data, unchanged,

@@ -52,6 +52,8 @@ func (l *log) append(w *Writer, size int) error {
 	return nil
 }
 
+func (l *log) Announce() {}
+
 func (l *log) Durable(key string, s bundle.Slice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

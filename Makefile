@@ -19,8 +19,9 @@ demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 test: ## install what the tests need, and run everything
 	@$(STAGE) set-up .ci/setup-kafka
 	@$(STAGE) set-up-suites .ci/setup-suites
+	@$(STAGE) set-up-clients .ci/setup-clients
 	@$(STAGE) set-up-aws .ci/setup-aws
-	@$(MAKE) --no-print-directory lint unit models sim end-to-end tools suites aws
+	@$(MAKE) --no-print-directory lint unit models sim end-to-end tools clients suites aws
 
 lint: ## formatting and vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
@@ -42,6 +43,10 @@ end-to-end: build ## the real binary: the probe against Apache Kafka's answers, 
 tools: build ## Kafka's own command-line tools, and kcat
 	@$(STAGE) tools go -C test test -count=1 ./tools
 
+clients: build ## eight real clients through every feature: the table of docs/clients.md
+	@.ci/setup-clients
+	@$(STAGE) clients go -C test test -count=1 -parallel 4 ./clients
+
 suites: build ## other projects' integration tests: franz-go, rskafka, kafka-python
 	@.ci/setup-suites
 	@$(STAGE) suites go -C test test -count=1 ./suites
@@ -59,4 +64,4 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 bench: build ## measure against Apache Kafka, side by side
 	@bench/run.py
 
-.PHONY: help build run demo test lint unit models sim end-to-end tools suites aws soak bench
+.PHONY: help build run demo test lint unit models sim end-to-end tools clients suites aws soak bench

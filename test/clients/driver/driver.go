@@ -1,9 +1,11 @@
 // Package driver is what the client programs written in Go share: the commands
 // that every client program understands, the records they write and the form
-// in which they print what they read.
+// in which they print what they read. java, kafkajs and python have the same
+// in their languages.
 //
 // A client program is called `program BOOTSTRAP COMMAND ARG ...` and exits with
-// 0, or with 1 and a message. The commands:
+// 0, with 1 and a message, or with 3 where the client has no such feature. The
+// commands, for topics that exist but for admin's:
 //
 //	version                          print the client's version
 //	produce TOPIC CODEC COUNT        write Make(0) … Make(COUNT-1), record i to partition i%3
@@ -21,6 +23,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -46,14 +49,17 @@ type Record struct {
 	Headers   []Header `json:"headers"`
 }
 
+// Unsupported is the exit code of a program whose client has no such feature.
+const Unsupported = 3
+
 // Base is the timestamp of record 0, in milliseconds since 1970.
 const Base = 1_700_000_000_000
 
 // Partitions is the number of partitions that records are spread over.
 const Partitions = 3
 
-// Make returns record i as every client program writes it. Each seventh key
-// and each tenth value is null.
+// Make returns record i as every client program writes it. A tenth of
+// the keys and another tenth of the values are null.
 func Make(i int) Record {
 	r := Record{
 		Partition: int32(i % Partitions),
@@ -63,10 +69,10 @@ func Make(i int) Record {
 			{"n", []byte(strconv.Itoa(i))},
 			{"twice", []byte("1")},
 			{"twice", []byte("2")},
-			{"bytes", []byte{0, 1, 2}},
+			{"bytes", []byte{255, 1, 2}},
 		},
 	}
-	if i%7 != 3 {
+	if i%10 != 3 {
 		r.Key = fmt.Appendf(nil, "key-%d", i)
 	}
 	if i%10 != 9 {
@@ -112,6 +118,9 @@ func Main(open func(bootstrap string) Client) {
 	defer cancel()
 	if err := run(ctx, open(os.Args[1]), os.Args[2], os.Args[3:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[2], err)
+		if errors.Is(err, errors.ErrUnsupported) {
+			os.Exit(Unsupported)
+		}
 		os.Exit(1)
 	}
 }

@@ -84,6 +84,9 @@ func printable(r *kgo.Record) driver.Record {
 
 func (c client) Seek(ctx context.Context, topic string, offsets []int64) error {
 	return c.with(func(cl *kgo.Client) error {
+		if err := cl.PollFetches(ctx).Err(); err != nil { // the partition is known from here on
+			return err
+		}
 		for _, o := range offsets {
 			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {1: {Epoch: -1, Offset: o}}})
 			fetches := cl.PollFetches(ctx)
@@ -156,24 +159,33 @@ func (c client) Large(ctx context.Context, topic string, size int) error {
 }
 
 func (c client) Admin(ctx context.Context, topic string) error {
-	return c.with(func(cl *kgo.Client) error {
-		adm := kadm.NewClient(cl)
-		if _, err := adm.CreateTopic(ctx, driver.Partitions, 1, nil, topic); err != nil {
-			return err
-		}
-		all, err := adm.ListTopics(ctx)
-		if err != nil {
-			return err
-		}
-		if n := len(all[topic].Partitions); n != driver.Partitions {
-			return fmt.Errorf("list topics: %d partitions", n)
-		}
-		if _, err := adm.DeleteTopic(ctx, topic); err != nil {
-			return err
-		}
-		if all, err = adm.ListTopics(ctx); err == nil && all.Has(topic) {
-			err = errors.New("the deleted topic is still there")
-		}
+	if err := c.with(func(cl *kgo.Client) error {
+		_, err := kadm.NewClient(cl).CreateTopic(ctx, driver.Partitions, 1, nil, topic)
+		return err
+	}); err != nil {
+		return err
+	}
+	if all, err := c.topics(ctx); err != nil || len(all[topic].Partitions) != driver.Partitions {
+		return fmt.Errorf("list topics: %d partitions: %w", len(all[topic].Partitions), err)
+	}
+	if err := c.with(func(cl *kgo.Client) error {
+		_, err := kadm.NewClient(cl).DeleteTopic(ctx, topic)
+		return err
+	}); err != nil {
+		return err
+	}
+	all, err := c.topics(ctx)
+	if err == nil && all.Has(topic) {
+		err = errors.New("the deleted topic is still there")
+	}
+	return err
+}
+
+// topics lists the topics with a new client, since clients remember them for a while.
+func (c client) topics(ctx context.Context) (all kadm.TopicDetails, err error) {
+	err = c.with(func(cl *kgo.Client) error {
+		all, err = kadm.NewClient(cl).ListTopics(ctx)
 		return err
 	})
+	return all, err
 }

@@ -215,7 +215,7 @@ func (c client) Admin(ctx context.Context, topic string) error {
 		return err
 	}
 	if n, err := c.partitions(ctx, topic); err != nil || n != 0 {
-		return errors.Join(err, errors.New("the deleted topic is still there"))
+		return fmt.Errorf("list topics after the deletion: %d partitions: %w", n, err)
 	}
 	return nil
 }
@@ -227,8 +227,11 @@ func topicError(r *kafka.CreateTopicsResponse, topic string) error {
 	return r.Errors[topic]
 }
 
+// partitions counts a topic's partitions over a new connection, since they are remembered for a while.
 func (c client) partitions(ctx context.Context, topic string) (int, error) {
-	all, err := c.api.Metadata(ctx, &kafka.MetadataRequest{})
+	var fresh kafka.Transport
+	defer fresh.CloseIdleConnections()
+	all, err := (&kafka.Client{Addr: c.api.Addr, Transport: &fresh}).Metadata(ctx, &kafka.MetadataRequest{})
 	if err != nil {
 		return 0, err
 	}

@@ -196,6 +196,9 @@ func (c client) Group(ctx context.Context, topic, group string) error {
 }
 
 func (c client) Commit(ctx context.Context, mode, topic, group string, count int) error {
+	if mode == "async" {
+		return errors.ErrUnsupported
+	}
 	cfg := config()
 	cfg.Consumer.Offsets.AutoCommit.Enable = mode == "auto"
 	cfg.Consumer.Offsets.AutoCommit.Interval = 100 * time.Millisecond

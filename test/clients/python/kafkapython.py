@@ -1,0 +1,104 @@
+"""Drives kafka-python."""
+
+import sys
+
+import kafka
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+import driver
+
+
+class Client:
+    def __init__(self, bootstrap):
+        self.bootstrap = bootstrap
+
+    def version(self):
+        return kafka.__version__
+
+    def producer(self, **more):
+        return KafkaProducer(bootstrap_servers=self.bootstrap, acks="all", **more)
+
+    def produce(self, topic, codec, count, idempotent):
+        p = self.producer(compression_type=None if codec == "none" else codec, linger_ms=50, enable_idempotence=idempotent,
+                          max_in_flight_requests_per_connection=1)
+        sent = [p.send(topic, r.value, r.key, r.headers, r.partition, r.timestamp) for r in map(driver.make, range(count))]
+        for s in sent:
+            s.get(30)
+        p.close()
+
+    def consumer(self, *topics, **more):
+        return KafkaConsumer(*topics, **{
+            "bootstrap_servers": self.bootstrap, "auto_offset_reset": "earliest", "fetch_max_wait_ms": 100, "enable_auto_commit": False,
+        } | more)
+
+    def read(self, c, count):
+        while count > 0 and driver.before_deadline():
+            for batch in c.poll(100, max_records=count).values():
+                for m in batch:
+                    driver.Record(m.partition, m.offset, m.timestamp, m.key, m.value, m.headers).print()
+                    count -= 1
+
+    def consume(self, topic, count):
+        c = self.consumer()
+        c.assign([TopicPartition(topic, p) for p in range(driver.PARTITIONS)])
+        c.seek_to_beginning()
+        self.read(c, count)
+        c.close()
+
+    def seek(self, topic, offsets):
+        c = self.consumer()
+        at = TopicPartition(topic, 1)
+        c.assign([at])
+        for o in offsets:
+            c.seek(at, o)
+            self.read(c, 1)
+        c.close()
+
+    def group(self, topic, group):
+        def member(stop, have):
+            c = self.consumer(topic, group_id=group, heartbeat_interval_ms=200)
+            while not stop.is_set():
+                c.poll(100)
+                have(len(c.assignment()))
+            c.close()
+        driver.rebalance(member)
+
+    def commit(self, mode, topic, group, count):
+        c = self.consumer(topic, group_id=group, enable_auto_commit=mode == "auto", auto_commit_interval_ms=100)
+        self.read(c, count)
+        if mode == "sync":
+            c.commit()
+        if mode == "async":
+            done = c.commit_async()
+            while not done.is_done and driver.before_deadline():
+                c.poll(100)
+            if done.failed():
+                raise done.exception
+        c.close(autocommit=mode == "auto")
+
+    def large(self, topic, value):
+        p = self.producer(max_request_size=20 << 20)
+        p.send(topic, value, partition=0).get(30)
+        p.close()
+        c = self.consumer()
+        c.assign([TopicPartition(topic, 0)])
+        c.seek_to_beginning()
+        while driver.before_deadline():
+            for (m,) in c.poll(100, max_records=1).values():
+                if m.value != value:
+                    raise ValueError("other bytes came back")
+                c.close()
+                return
+
+    def admin(self, topic):
+        a = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        a.create_topics({topic: {"num_partitions": driver.PARTITIONS, "replication_factor": 1}})
+        (found,) = a.describe_topics([topic])
+        assert len(found["partitions"]) == driver.PARTITIONS
+        a.delete_topics([topic])
+        assert topic not in a.list_topics()
+        a.close()
+
+
+if __name__ == "__main__":
+    driver.main(Client(sys.argv[1]))

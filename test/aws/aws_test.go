@@ -4,8 +4,10 @@ package aws
 
 import (
 	"testing"
+	"time"
 
 	"github.com/varvelog/varve/test/internal/awstest"
+	"github.com/varvelog/varve/tiering/objstore"
 )
 
 // TestLocalStack has S3 and DynamoDB as AWS has them.
@@ -22,4 +24,18 @@ func TestVersity(t *testing.T) {
 	t.Run("s3", func(t *testing.T) { testObjects(t, s3) })
 	t.Run("dynamodb", func(t *testing.T) { testMeta(t, dynamodb) })
 	t.Run("broker", func(t *testing.T) { testBroker(t, s3, dynamodb) })
+	t.Run("far away", func(t *testing.T) { testFarAway(t, s3) })
+}
+
+// testFarAway: a put through a slow line takes as long as the line, and no more.
+func testFarAway(t *testing.T, endpoint string) {
+	const latency = 200 * time.Millisecond
+	s := openBucket(t, awstest.Delayed(t, endpoint, latency, 0), s3Line())
+	begin := time.Now()
+	if err := s.Put(t.Context(), "k", objstore.Buffers{[]byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < latency || took > 10*latency {
+		t.Errorf("a put took %v", took)
+	}
 }

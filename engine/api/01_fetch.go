@@ -47,6 +47,7 @@ type fetching struct {
 	parts   []fetchPart
 	logs    []*partition.Log      // of parts; nil for an error
 	rows    []wire.FetchPartition // of parts
+	next    []kafka.Offset        // of parts: behind what was read; 0: nothing was
 	arena   *objcache.Arena
 }
 
@@ -56,7 +57,9 @@ func (s *Server) fetch(work, poll context.Context, r *request) reply {
 	f := fetching{s: s, req: req, arena: objcache.NewArena()}
 	f.session, f.parts, resp.Err = s.sessions.begin(req)
 	if resp.Err == kafka.None {
+		r.conn.takeAhead(f.arena)
 		f.run(work, poll)
+		f.readAhead(work, r.conn)
 		resp.Topics, resp.Err = f.topics()
 	}
 	if resp.Err == kafka.None {
@@ -67,7 +70,7 @@ func (s *Server) fetch(work, poll context.Context, r *request) reply {
 
 // run reads until there is enough, an error, or no more time.
 func (f *fetching) run(work, poll context.Context) {
-	f.rows = make([]wire.FetchPartition, len(f.parts))
+	f.rows, f.next = make([]wire.FetchPartition, len(f.parts)), make([]kafka.Offset, len(f.parts))
 	n, done := int64(0), !f.resolve()
 	if !done {
 		n, done = f.read(work)
@@ -186,8 +189,10 @@ func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) 
 	for _, b := range res.Bufs {
 		got += int64(len(b))
 	}
+	f.next[i] = res.Next
 	if !first && got > limit {
 		res.Bufs, res.Aborted, got = nil, nil, 0
+		f.next[i] = p.from
 	}
 	f.rows[i] = row(p, res, iso)
 	return got, true

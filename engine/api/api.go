@@ -63,6 +63,7 @@ type Server struct {
 	table    []api
 	byKey    map[int16]*api
 	decoding *semaphore.Weighted // bytes of large requests being decoded
+	ahead    *semaphore.Weighted // bytes that are read ahead
 	wg       sync.WaitGroup      // the connections' goroutines
 
 	mu      sync.Mutex
@@ -81,6 +82,7 @@ func New(o Options) (*Server, error) {
 		sessions: newFetchSessions(o.Config().FetchSessionSlots),
 		byKey:    make(map[int16]*api, len(rows)),
 		decoding: semaphore.NewWeighted(maxDecoding),
+		ahead:    semaphore.NewWeighted(maxAhead),
 		conns:    make(map[*conn]struct{}),
 	}
 	for i := range rows {

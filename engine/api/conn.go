@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/varvelog/varve/internal/kafka/wire"
+	"github.com/varvelog/varve/tiering/objcache"
 )
 
 const (
@@ -42,6 +43,7 @@ type conn struct {
 	draining  atomic.Bool
 	stopPolls atomic.Pointer[context.CancelFunc]
 
+	ahead   *ahead      // the answerer's, for the next Fetch; nil: nothing
 	scratch []byte      // the answerer's, for responses
 	bufs    net.Buffers // likewise
 }
@@ -213,6 +215,11 @@ func (c *conn) enqueue(ctx context.Context, w waiting) error {
 // has gone it still does what was asked.
 func (c *conn) answer(work, poll context.Context) {
 	gone := false
+	defer func() {
+		rest := objcache.NewArena()
+		c.takeAhead(rest)
+		rest.Release()
+	}()
 	for w := range c.queue {
 		r, err := c.finish(work, poll, w)
 		if err == nil && !gone && len(r.bufs) > 0 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/wire"
+	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
 // TestLongPoll: a fetch over many empty partitions answers when one of them
@@ -82,6 +83,36 @@ func TestFetchWaits(t *testing.T) {
 			if d := time.Since(begin); d != tt.after {
 				t.Errorf("%s: answered after %v, want %v", tt.name, d, tt.after)
 			}
+		}
+	})
+}
+
+// TestReadAhead: what a consumer that is behind will fetch next is read while
+// it has the last answer, and used.
+func TestReadAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, store := newServer(t, map[string]string{"cache.ram.bytes": "0"})
+		c := pipe(t, s)
+		id := c.create("t", 2)
+		for i := range 8 {
+			c.produce(produceReq("t", id, int32(i%2), -1, batch(t, fmt.Sprint(i, strings.Repeat("x", 500)))), 9)
+		}
+		size := int32(len(batch(t, fmt.Sprint(0, strings.Repeat("x", 500)))))
+		for from := range int64(4) {
+			req := fetchMore(fetchReq("t", id, 0, from), "t", id, 1, from)
+			for i := range req.Topics {
+				req.Topics[i].Partitions[0].PartitionMaxBytes = size
+			}
+			store.SetFault(func(memstore.Op, string) memstore.Fault {
+				if from%2 == 1 {
+					return memstore.Fault{Kind: memstore.Fail}
+				}
+				return memstore.Fault{}
+			})
+			if resp := ask[*kmsg.FetchResponse](c, req, 12); fetched(resp) != 2*int(size) {
+				t.Fatalf("%d bytes from offset %d, want a batch of each partition: %s", fetched(resp), from, describe(resp))
+			}
+			synctest.Wait() // what is read ahead has come
 		}
 	})
 }

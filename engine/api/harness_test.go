@@ -67,7 +67,7 @@ func newServer(t testing.TB, more map[string]string) (*Server, *memstore.Store) 
 	if err := cat.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
-	cache, err := objcache.New(objcache.Options{Store: store, RAMBytes: 64 << 20})
+	cache, err := objcache.New(objcache.Options{Store: store, RAMBytes: cfg.CacheRAMBytes})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ const resolves = 4
 type Result struct {
 	Bufs                                [][]byte // whole batches; valid until the arena is released
 	HighWatermark, LastStable, LogStart kafka.Offset
+	Next                                kafka.Offset // behind what was read; 0: nothing was
 	// Aborted has the aborted transactions that touch what was read, by first
 	// offset; nil for a read_uncommitted reader.
 	Aborted []bundle.AbortedTxn
@@ -69,6 +70,7 @@ func (l *Log) Read(ctx context.Context, from kafka.Offset, limit int, iso kafka.
 			continue
 		case err == nil:
 			l.o.Metrics.read(v.Bufs, v.sealed)
+			v.Next = next
 			return v.Result, nil
 		case !errors.Is(err, objstore.ErrNotFound):
 			return v.Result, fmt.Errorf("read %s at offset %d: %w", l.o.TP, from, err)
@@ -261,7 +263,7 @@ func Prefetch(ctx context.Context, asks []Ask, total int64, iso kafka.Isolation,
 		}
 		cache = ask.Log.o.Cache
 	}
-	if len(ranges) > 1 {
+	if len(ranges) > 0 {
 		cache.Prefetch(ctx, ranges, a)
 	}
 }

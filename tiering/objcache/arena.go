@@ -99,6 +99,15 @@ func (a *Arena) adopt(h held) {
 	}
 }
 
+// Empty tells whether the arena owns nothing: all that was read was in RAM.
+func (a *Arena) Empty() bool { return len(a.held) == 0 }
+
+// Take makes a the owner of what b owns, which is empty then.
+func (a *Arena) Take(b *Arena) {
+	a.held = append(a.held, b.held...)
+	b.held = nil
+}
+
 // find returns a range that was read into a, or nil.
 func (a *Arena) find(r Range) []byte {
 	if a == nil {

@@ -180,7 +180,7 @@ func (c *Cache) Prefetch(ctx context.Context, ranges []Range, a *Arena) {
 	}
 	_ = g.Wait() // told by the Reads
 	for i := range arenas {
-		a.held = append(a.held, arenas[i].held...)
+		a.Take(&arenas[i])
 	}
 }
 

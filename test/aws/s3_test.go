@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"testing"
 
 	"github.com/varvelog/varve/test/internal/awstest"
@@ -72,6 +73,7 @@ func testObjects(t *testing.T, endpoint string) {
 		return openBucket(t, endpoint, line), s3Faults(line)
 	})
 	t.Run("lost answers", func(t *testing.T) { testLostAnswers(t, endpoint) })
+	t.Run("one winner of large ones", func(t *testing.T) { testLargeRace(t, endpoint) })
 	t.Run("multipart", func(t *testing.T) { testMultipart(t, endpoint) })
 }
 
@@ -98,6 +100,29 @@ func testLostAnswers(t *testing.T, endpoint string) {
 		t.Errorf("throttled: %v", err)
 	}
 	allUsed(t, line)
+}
+
+// testLargeRace: servers that refuse a put while its body is still on the way
+// may cut the connection; the store finds out all the same who has won.
+func testLargeRace(t *testing.T, endpoint string) {
+	s := openBucket(t, endpoint, s3Line())
+	errs := make([]error, 16)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			errs[i] = s.Put(t.Context(), "race", objstore.Buffers{bytes.Repeat([]byte{byte(i)}, 1<<20)})
+		})
+	}
+	wg.Wait()
+	got := make([]byte, 1)
+	if _, size, err := s.ReadAt(t.Context(), "race", got, 0); err != nil || size != 1<<20 {
+		t.Fatalf("size %d, %v", size, err)
+	}
+	for i, err := range errs {
+		if mine := int(got[0]) == i; mine && err != nil || !mine && !errors.Is(err, objstore.ErrExists) {
+			t.Errorf("writer %d (winner: %d): %v", i, got[0], err)
+		}
+	}
 }
 
 // stream is a body that does not lie in memory in pieces.

@@ -45,7 +45,8 @@ type process struct {
 	id     int32
 	host   string
 	addr   string
-	paused gate
+	paused gate          // nothing leaves or arrives while it is shut
+	stores gate          // no store can be reached while it is shut
 	dead   chan struct{} // closed by kill
 	cancel context.CancelFunc
 	ready  chan struct{} // closed when it serves

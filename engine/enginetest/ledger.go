@@ -25,6 +25,7 @@ type ledger struct {
 	objects *memstore.Store
 	items   *memmeta.Store
 	broken  rule
+	alarm   func() // called at a broken invariant; nil: nobody waits for it
 
 	mu       sync.Mutex
 	bad      []string

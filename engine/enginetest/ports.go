@@ -173,8 +173,12 @@ func (p *ports) read(ctx context.Context, op string, look func() error) error {
 	return err
 }
 
-// alive holds up a paused process. A dead one's call waits for its caller to give up.
+// alive holds up a paused process, and one that cannot reach the stores until its caller
+// gives up, as a dead one's.
 func (p *ports) alive(ctx context.Context) error {
+	if !p.process.stores.pass(ctx.Done()) {
+		return ctx.Err()
+	}
 	if p.process.paused.pass(p.process.dead) {
 		select {
 		case <-p.process.dead:

@@ -27,8 +27,9 @@ func newTrimmed() trimmed { return trimmed{times: make(map[int64]time.Time)} }
 // trim writes to trimmedTopic and deletes records from its beginning, until trouble ends.
 func (w *world) trim(ctx, trouble context.Context) {
 	h := &w.trimmed
-	for n := 0; trouble.Err() == nil; {
+	for n := 0; trouble.Err() == nil && ctx.Err() == nil; {
 		cl := w.producer(kgo.RecordDeliveryTimeout(30 * time.Second))
+		cancel := context.AfterFunc(ctx, cl.Close)
 		for range 20 {
 			at := time.Now()
 			s := sent{producer: producers, n: n}
@@ -47,6 +48,7 @@ func (w *world) trim(ctx, trouble context.Context) {
 				break
 			}
 		}
+		cancel()
 		cl.Close()
 	}
 }
@@ -142,7 +144,9 @@ func (w *world) churn(ctx, trouble context.Context) {
 // it: it is closed after some time.
 func (w *world) fill(ctx context.Context, cl *kgo.Client, n int) (acked int) {
 	defer cl.Close()
-	defer time.AfterFunc(time.Minute, cl.Close).Stop()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	defer context.AfterFunc(ctx, cl.Close)()
 	for limit := 1 + w.dice.below("churn", 12); acked < limit; acked++ {
 		value := fmt.Sprintf("topic %d record %d", n, acked)
 		r, err := cl.ProduceSync(ctx, &kgo.Record{Topic: churnedTopic, Value: []byte(value)}).First()

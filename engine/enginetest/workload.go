@@ -14,6 +14,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
+// maxRecords is how many records a producer writes at most.
+const maxRecords = 250
+
 // insist calls fn until it succeeds or ctx ends.
 func insist(ctx context.Context, fn func() error) bool {
 	for ctx.Err() == nil {
@@ -51,12 +54,14 @@ func (w *world) producer(opts ...kgo.Opt) *kgo.Client {
 	return w.client(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(5*time.Millisecond), kgo.ProduceRequestTimeout(5*time.Second))...)
 }
 
-func (w *world) produce(ctx context.Context, id int) {
+// produce writes until trouble is over, to random partitions.
+func (w *world) produce(ctx, trouble context.Context, id int) {
 	cl := w.producer()
 	defer cl.Close()
+	defer context.AfterFunc(ctx, cl.Close)() // ends what still waits
 	stream := fmt.Sprintf("producer %d", id)
 	var answers sync.WaitGroup
-	for n := range 60 + w.dice.below(stream, 60) {
+	for n := 0; trouble.Err() == nil && n < maxRecords; n++ {
 		s := sent{producer: id, n: n, partition: int32(w.dice.below(stream, partitions))}
 		answers.Add(1)
 		cl.Produce(ctx, &kgo.Record{Topic: keptTopic, Partition: s.partition, Value: []byte(valueOf(id, n))}, func(r *kgo.Record, err error) {
@@ -66,7 +71,7 @@ func (w *world) produce(ctx context.Context, id int) {
 			w.history = append(w.history, s)
 			w.mu.Unlock()
 		})
-		wait(ctx, w.dice.upTo(stream, 250*time.Millisecond))
+		wait(trouble, w.dice.upTo(stream, 250*time.Millisecond))
 	}
 	answers.Wait()
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -32,11 +33,12 @@ type world struct {
 	t       *testing.T
 	dice    *dice
 	cluster *cluster
-	ids     []int32            // of the brokers
-	current map[int32]*process // of each id: the life that was started last
-	lost    bool               // a broker could not be started any more
+	ids     []int32 // of the brokers
 
 	mu      sync.Mutex
+	current map[int32]*process // of each id: the life that was started last
+	cancel  func()
+	stopped bool   // before all could be read
 	history []sent // of keptTopic
 	read    []seen
 	group   *positions
@@ -54,6 +56,10 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
 		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000",
 	})
+	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times
+	if _, err := catalog.New(w.cluster.ledger.items).Cluster(t.Context(), slots); err != nil {
+		t.Fatal(err)
+	}
 	for id := range brokers {
 		w.ids = append(w.ids, int32(id+1))
 	}
@@ -88,9 +94,11 @@ func (w *world) run() {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	defer cancel()
 	defer w.end()
-	for _, id := range w.ids {
-		w.restart(ctx, id)
+	w.cancel = cancel
+	if b := w.cluster.ledger.broken; b != putReplaces && b != sealsVanish { // whose symptoms clients must see
+		w.cluster.ledger.alarm = cancel
 	}
+	w.startAll(ctx)
 	w.createTopics(ctx)
 	var working sync.WaitGroup
 	trouble, over := context.WithCancel(ctx)
@@ -105,7 +113,7 @@ func (w *world) run() {
 		})
 	}
 	for id := range producers {
-		work(fmt.Sprint("producer ", id), func() { w.produce(patience, id) })
+		work(fmt.Sprint("producer ", id), func() { w.produce(patience, trouble, id) })
 	}
 	work("trim", func() { w.trim(patience, trouble) })
 	work("churn", func() { w.churn(patience, trouble) })
@@ -114,15 +122,18 @@ func (w *world) run() {
 	for id := range members {
 		consuming.Go(func() { w.consume(drained, id) })
 	}
-	for range 2 + w.dice.below("chaos", 4) {
-		wait(ctx, 500*time.Millisecond+w.dice.upTo("chaos", 4*time.Second))
-		w.strike(ctx)
-	}
+	w.chaos(ctx)
 	over()
 	w.calm(ctx)
 	stuck := time.AfterFunc(5*time.Minute, giveUp)
 	working.Wait()
 	stuck.Stop()
+	if ctx.Err() != nil { // what was found says enough
+		w.stopped = true
+		stop()
+		consuming.Wait()
+		return
+	}
 	wait(ctx, 10*time.Second) // every late write has landed
 	w.readAll(ctx)
 	w.awaitGroup(ctx)
@@ -132,12 +143,21 @@ func (w *world) run() {
 	w.rereadCold(ctx)
 }
 
+// startAll starts all brokers at once.
+func (w *world) startAll(ctx context.Context) {
+	var starting sync.WaitGroup
+	for _, id := range w.ids {
+		starting.Go(func() { w.restart(ctx, id) })
+	}
+	starting.Wait()
+}
+
 // rereadCold reads all again from brokers that have just begun.
 func (w *world) rereadCold(ctx context.Context) {
 	for _, id := range w.ids {
 		w.leave(id)
-		w.restart(ctx, id)
 	}
+	w.startAll(ctx)
 	first := w.read
 	w.read = nil
 	w.readAll(ctx)
@@ -156,24 +176,23 @@ func (w *world) rereadCold(ctx context.Context) {
 // leave stops a broker in order. That a seal ends its session meanwhile, which
 // somebody who died since has put, is no fault of its own.
 func (w *world) leave(id int32) {
-	if err := w.current[id].stop(); err != nil && !errors.Is(err, wal.ErrFenced) {
+	if err := w.life(id).stop(); err != nil && !errors.Is(err, wal.ErrFenced) {
 		w.report("stop of %d: %v", id, err)
 	}
 }
 
-// end kills what still runs, and waits for it.
+// end kills what still runs, and waits for it and for all that is on its way.
 func (w *world) end() {
 	for _, p := range w.cluster.everybody() {
 		p.kill()
 		<-p.ended
 	}
+	time.Sleep(10 * time.Second)
 }
 
 // verdict returns all that is wrong with the histories and with the stores.
 func (w *world) verdict() []string {
-	bad := w.anomalies()
-	bad = append(bad, w.cluster.ledger.verdict()...)
-	slices.Sort(bad)
+	bad := append(w.cluster.ledger.verdict(), w.anomalies()...)
 	if len(bad) > 10 {
 		bad = append(bad[:10], fmt.Sprintf("and %d more", len(bad)-10))
 	}
@@ -182,6 +201,9 @@ func (w *world) verdict() []string {
 
 // anomalies returns what clients saw that they should not have seen.
 func (w *world) anomalies() []string {
+	if w.stopped {
+		return w.bad
+	}
 	bad := append(w.bad, check(w.history, w.read, nil)...)
 	bad = append(bad, w.trimmed.bad...)
 	bad = append(bad, w.group.bad...)

@@ -37,11 +37,18 @@ func newKeeper(m *Manager, sessions map[catalog.SessionID]catalog.Session) *keep
 		asks:    make(chan chan error),
 		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64), Level: zstd.EncoderLevelFromZstd(m.o.Config().SealLevel)},
 	}
+	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: k.backlog}
+	k.uploads.Pace = pace.wait
 	k.session <- m.session
 	for _, s := range m.slots {
 		k.recovered = k.recovered || len(s.Spans) > 1
 	}
 	return k
+}
+
+// backlog returns the WAL that waits to be trimmed, in parts of wal.backlog.max.bytes.
+func (k *keeper) backlog() float64 {
+	return float64(k.m.wal.Position().Bytes-k.trimmed.Load()) / float64(k.m.o.Config().WALBacklogMax)
 }
 
 // mine returns the session's item as last written.

@@ -111,7 +111,7 @@ func (m *Manager) Slot(s kafka.Slot) (catalog.Slot, bool) {
 // Admit waits until the WAL has room for n more bytes. While too much of it
 // waits to be trimmed it fails, retriably, with kafka.RequestTimedOut.
 func (m *Manager) Admit(ctx context.Context, n int) error {
-	if m.wal.Position().Bytes-m.keeper.trimmed.Load() > m.o.Config().WALBacklogMax {
+	if m.keeper.backlog() > 1 {
 		return kafka.RequestTimedOut
 	}
 	return m.wal.Admit(ctx, n)

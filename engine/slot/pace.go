@@ -1,0 +1,47 @@
+package slot
+
+import (
+	"context"
+	"time"
+)
+
+// pacer makes sealing yield to produce: while the WAL grows, sealing works for
+// a share of the time only. The share grows with the WAL that waits to be
+// trimmed, so that sealing keeps up in the end.
+//
+//	WAL not trimmed   0 ──────── ¼ ──────── ½ of wal.backlog.max.bytes ────▶
+//	share of time    1/8        1/2         1
+//
+// One goroutine uses it.
+type pacer struct {
+	written  func() int64   // bytes of WAL so far
+	backlog  func() float64 // WAL that waits to be trimmed, 1 being the most
+	seen     int64          // of written
+	returned time.Time      // when the last wait ended
+}
+
+const (
+	leastShare = 1.0 / 8
+	longestJob = time.Second / 4 // what lies between two waits is taken for no longer
+)
+
+// wait is called between pieces of work.
+func (p *pacer) wait(ctx context.Context, _ int64) error {
+	worked := min(time.Since(p.returned), longestJob)
+	defer func() { p.returned = time.Now() }()
+	written := p.written()
+	busy := written != p.seen
+	p.seen = written
+	share := min(max(leastShare, 2*p.backlog()), 1)
+	if !busy || share == 1 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(time.Duration(float64(worked) * (1/share - 1)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

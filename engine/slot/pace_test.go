@@ -1,0 +1,51 @@
+package slot
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestPacer(t *testing.T) {
+	tests := []struct {
+		name    string
+		grows   bool
+		backlog float64
+		work    time.Duration
+		want    time.Duration
+	}{
+		{"nobody produces", false, 0, 10 * time.Millisecond, 0},
+		{"little waits to be trimmed", true, 0.01, 10 * time.Millisecond, 70 * time.Millisecond},
+		{"a quarter", true, 0.25, 10 * time.Millisecond, 10 * time.Millisecond},
+		{"half", true, 0.5, 10 * time.Millisecond, 0},
+		{"too much", true, 1.5, 10 * time.Millisecond, 0},
+		{"after a pause", true, 0, time.Hour, 7 * longestJob},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				written := int64(1)
+				p := &pacer{written: func() int64 { return written }, backlog: func() float64 { return tt.backlog }}
+				if err := p.wait(t.Context(), 1); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(tt.work)
+				if tt.grows {
+					written++
+				}
+				begin := time.Now()
+				if err := p.wait(t.Context(), 1); err != nil || time.Since(begin) != tt.want {
+					t.Errorf("waited %v, %v; want %v", time.Since(begin), err, tt.want)
+				}
+				written++
+				<-time.After(tt.work)
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				if err := p.wait(ctx, 1); err == nil {
+					t.Error("goes on after its context ended")
+				}
+			})
+		})
+	}
+}

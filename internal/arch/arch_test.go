@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"tiering/cold":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/recovery":  {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal"},
 	"tiering/retention": {"internal/kafka", "internal/catalog", "tiering/objstore"},
+	"tiering/tiertest":  {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},
 	"engine/member":     {"internal/kafka", "internal/catalog"},
@@ -36,7 +37,7 @@ var allowed = map[string][]string{
 	"engine/enginetest": {"internal", "tiering", "engine"},
 
 	"clients/varve":  {"internal/kafka"},
-	"clients/replay": {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
+	"clients/replay": {"internal/kafka", "internal/catalog", "internal/meta", "internal/vfs", "tiering"},
 	"functions":      {"internal", "tiering"},
 	"infra":          {},
 	"cmd":            {"internal", "tiering", "engine", "clients"},

@@ -30,12 +30,8 @@ func (c *Catalog) Cluster(ctx context.Context, slots int) (Cluster, error) {
 			return err
 		}
 		if item.Version > 0 {
-			f := read(item)
-			cl = Cluster{ID: f.text("id"), Slots: int(f.int("slots")), Level: int(f.int("level"))}
-			if cl.Level > Level && f.err == nil {
-				return fmt.Errorf("the cluster has feature level %d, this program knows %d", cl.Level, Level)
-			}
-			return f.err
+			cl, err = clusterOf(item)
+			return err
 		}
 		cl = Cluster{ID: kafka.TopicID(newID()).String(), Slots: slots, Level: Level}
 		_, err = c.commit(ctx, meta.Create(item.Key, meta.Attrs{"v": format, "id": cl.ID, "slots": int64(slots), "level": int64(Level)}))
@@ -45,6 +41,31 @@ func (c *Catalog) Cluster(ctx context.Context, slots int) (Cluster, error) {
 		return Cluster{}, fmt.Errorf("read cluster: %w", err)
 	}
 	return cl, nil
+}
+
+// ReadCluster returns the cluster, or ErrNotFound. It writes nothing.
+func (c *Catalog) ReadCluster(ctx context.Context) (Cluster, error) {
+	item, err := c.get(ctx, "cluster", "info")
+	if err == nil && item.Version == 0 {
+		err = ErrNotFound
+	}
+	var cl Cluster
+	if err == nil {
+		cl, err = clusterOf(item)
+	}
+	if err != nil {
+		return Cluster{}, fmt.Errorf("read cluster: %w", err)
+	}
+	return cl, nil
+}
+
+func clusterOf(item meta.Item) (Cluster, error) {
+	f := read(item)
+	cl := Cluster{ID: f.text("id"), Slots: int(f.int("slots")), Level: int(f.int("level"))}
+	if cl.Level > Level && f.err == nil {
+		return cl, fmt.Errorf("the cluster has feature level %d, this program knows %d", cl.Level, Level)
+	}
+	return cl, f.err
 }
 
 // newID returns a random id whose text never begins with '-', which tools

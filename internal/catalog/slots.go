@@ -82,6 +82,12 @@ func (c *Catalog) Slots(ctx context.Context) ([]Slot, error) {
 	return slots, nil
 }
 
+// SameAs tells whether a slot's item is the one that o was read from: nobody
+// wrote it in between.
+func (s Slot) SameAs(o Slot) bool {
+	return s.Slot == o.Slot && s.item.Version == o.item.Version && s.item.CommitID == o.item.CommitID
+}
+
 // Slot returns a slot as it is now; one that was never owned has Epoch -1.
 func (c *Catalog) Slot(ctx context.Context, n kafka.Slot) (Slot, error) {
 	s, err := c.slot(ctx, n)

@@ -50,8 +50,9 @@ const (
 	resolves    = 3 // times that a missing object is looked up anew
 )
 
-// errGone marks an object that is not there.
-var errGone = errors.New("object is missing")
+// ErrGone is returned by Footer for an object that is not there: its entry may be
+// out of date.
+var ErrGone = errors.New("cold: object is missing")
 
 // Reader reads sealed segments. All methods are safe for concurrent use.
 type Reader struct {
@@ -116,7 +117,7 @@ func (r *Reader) Forget(tp kafka.TopicPartition) { r.pages.remove(tp) }
 func (r *Reader) resolving(ctx context.Context, tp kafka.TopicPartition, fn func() error) error {
 	var err error
 	for range resolves {
-		if err = fn(); !errors.Is(err, errGone) {
+		if err = fn(); !errors.Is(err, ErrGone) {
 			return err
 		}
 		r.count.gone.Add(1)
@@ -147,7 +148,8 @@ func (r *Reader) find(ctx context.Context, tp kafka.TopicPartition, from kafka.O
 	return segs[0], nil
 }
 
-// Footer returns a segment's footer, which must not be changed. errors.Is
+// Footer returns a segment's footer, which must not be changed. ErrGone: it is to
+// be looked up anew (Forget). errors.Is
 // kafka.KafkaStorageError: the object is not what the catalogue says.
 func (r *Reader) Footer(ctx context.Context, seg catalog.Segment) (*bundle.SegmentFooter, error) {
 	return r.footers.get(ctx, seg.Key, func(ctx context.Context) (*bundle.SegmentFooter, int64, error) {
@@ -179,7 +181,7 @@ func matches(obj *bundle.Object, seg catalog.Segment) error {
 func damage(seg catalog.Segment, err error) error {
 	switch {
 	case errors.Is(err, objstore.ErrNotFound):
-		return fmt.Errorf("read segment %s: %w", seg.Key, errGone)
+		return fmt.Errorf("read segment %s: %w", seg.Key, ErrGone)
 	case errors.Is(err, bundle.ErrCorrupt):
 		return fmt.Errorf("read segment %s: %w: %w", seg.Key, kafka.KafkaStorageError, err)
 	}

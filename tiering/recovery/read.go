@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 
 const callTimeout = 30 * time.Second
 
+var errBehind = errors.New("a segment ends behind the log's end")
+
 // Read reads what the slots name and returns their partitions' tails. sessions
 // has all that the slots' spans name; a session's WAL is read up to its
 // SealedAt, whatever its state. The topics that are there now, after the slots
@@ -21,6 +24,14 @@ const callTimeout = 30 * time.Second
 // Errors: wal.ErrHole for an object that should be there, wrapped; those of store and
 // catalogue.
 func Read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (map[kafka.TopicPartition]*Tail, error) {
+	r, err := read(ctx, store, cat, slots, sessions)
+	if err != nil {
+		return nil, err
+	}
+	return r.tails, nil
+}
+
+func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (*Recovery, error) {
 	if err := cat.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
@@ -43,24 +54,36 @@ func Read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 		if !ok {
 			return nil, fmt.Errorf("recover: no item of session %d/%d, which a slot names", sp.Session.Broker, sp.Session.Epoch)
 		}
-		from, to := max(sp.From, s.Trim+1), sp.To
-		if to < 0 || to > s.SealedAt {
-			to = s.SealedAt
-		}
-		origin := bundle.Origin{Broker: s.ID.Broker, Epoch: s.ID.Epoch, Nonce: s.Nonce}
-		err := wal.Replay(ctx, store, wal.Span{Session: origin, From: from, To: to}, func(key string, obj *bundle.Object) error {
-			return r.WAL(s.ID, obj.Origin.Seq, key, obj)
-		})
-		if err != nil {
-			return nil, fmt.Errorf("replay session %d/%d from %d to %d: %w", s.ID.Broker, s.ID.Epoch, from, to, err)
-		}
-	}
-	for tp, t := range r.tails {
-		if err := settleSealed(ctx, cat, tp, t); err != nil {
+		if err := r.span(ctx, store, sp, s); err != nil {
 			return nil, err
 		}
 	}
-	return r.tails, nil
+	return r, r.settle(ctx, cat)
+}
+
+// span takes in the footers of a span, up to the session's SealedAt.
+func (r *Recovery) span(ctx context.Context, store objstore.Store, sp catalog.Span, s catalog.Session) error {
+	from, to := max(sp.From, s.Trim+1), sp.To
+	if to < 0 || to > s.SealedAt {
+		to = s.SealedAt
+	}
+	origin := bundle.Origin{Broker: s.ID.Broker, Epoch: s.ID.Epoch, Nonce: s.Nonce}
+	err := wal.Replay(ctx, store, wal.Span{Session: origin, From: from, To: to}, func(key string, obj *bundle.Object) error {
+		return r.WAL(s.ID, obj.Origin.Seq, key, obj)
+	})
+	if err != nil {
+		return fmt.Errorf("replay session %d/%d from %d to %d: %w", s.ID.Broker, s.ID.Epoch, from, to, err)
+	}
+	return nil
+}
+
+func (r *Recovery) settle(ctx context.Context, cat *catalog.Catalog) error {
+	for tp, t := range r.tails {
+		if err := settleSealed(ctx, cat, tp, t); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settleSealed asks the catalogue what of the tail was sealed after the newest
@@ -78,7 +101,7 @@ func settleSealed(ctx context.Context, cat *catalog.Catalog, tp kafka.TopicParti
 	}
 	t.Sealed(newest.End)
 	if newest.End > t.State.NextOffset {
-		return fmt.Errorf("recover %s: segment %s ends at offset %d, behind the log's end %d", tp, newest.Key, newest.End, t.State.NextOffset)
+		return fmt.Errorf("recover %s: %w: segment %s ends at offset %d, the log at %d", tp, errBehind, newest.Key, newest.End, t.State.NextOffset)
 	}
 	return nil
 }

@@ -93,6 +93,17 @@ func (s *sealing) findEnd(ctx context.Context, from int64) (at int64, found bool
 	}
 }
 
+// End returns where a session's WAL ends at this moment, looking from a number
+// on that cannot have been trimmed: the first that has no object, or has a
+// seal. All objects from there up to it were durable when End returned, though
+// not all need to have been acknowledged yet.
+func End(ctx context.Context, store objstore.Store, session bundle.Origin, from int64) (at int64, err error) {
+	if at, _, err = findEnd(ctx, store, session, from); err != nil {
+		return 0, fmt.Errorf("find the end of the WAL of broker %d, session %d: %w", session.Broker, session.Epoch, err)
+	}
+	return at, nil
+}
+
 func findEnd(ctx context.Context, store objstore.Store, target bundle.Origin, from int64) (at int64, found bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*defaultPutTimeout)
 	defer cancel()

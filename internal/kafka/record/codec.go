@@ -138,19 +138,9 @@ func decompress(c Codec, src []byte, limit int) ([]byte, error) {
 	if c == None {
 		return src, nil
 	}
-	s, err := openStream(c, src, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
 	var out bytes.Buffer
-	out.Grow(min(4*len(src), limit) + bytes.MinRead)
-	n, err := out.ReadFrom(io.LimitReader(s.r, int64(limit)+1))
-	if err != nil {
-		return nil, fmt.Errorf("decompress %v: %w", c, err)
-	}
-	if n > int64(limit) {
-		return nil, ErrTooLarge
+	if err := decompressTo(&out, c, src, limit); err != nil {
+		return nil, err
 	}
 	return out.Bytes(), nil
 }

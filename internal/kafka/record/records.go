@@ -3,6 +3,7 @@ package record
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 )
 
 // MaxDecompressed bounds what one batch may decompress to, in bytes.
@@ -64,35 +65,41 @@ func open(b []byte, limit int) (Header, []byte, error) {
 }
 
 // parseRecord reads the record at the beginning of b and returns its length.
-func parseRecord(b []byte) (Record, int, error) {
+func parseRecord(b []byte) (r Record, n int, err error) {
+	n, err = readRecord(b, &r, nil, func(name []byte) string { return string(name) })
+	return r, n, err
+}
+
+// readRecord reads the record at the beginning of b into r and returns its
+// length. Its headers are appended to headers, their names made by name.
+func readRecord(b []byte, r *Record, headers []KV, name func([]byte) string) (int, error) {
 	size, n := binary.Varint(b)
 	if n <= 0 || size < 1 || size > int64(len(b)-n) {
-		return Record{}, 0, ErrMalformed
+		return 0, ErrMalformed
 	}
 	total := n + int(size)
 	s := scanner{b: b[n+1 : total]}
-	r := Record{Attributes: int8(b[n]), TimestampDelta: s.varint()}
+	*r = Record{Attributes: int8(b[n]), TimestampDelta: s.varint()}
 	delta := s.varint()
 	r.OffsetDelta = int32(delta)
 	s.bad = s.bad || int64(r.OffsetDelta) != delta
 	r.Key, r.Value = s.bytes(), s.bytes()
 	count := s.varint()
-	if s.bad || count < 0 || count > int64(len(s.b)-s.i) { // a header takes two bytes or more
-		return Record{}, 0, ErrMalformed
+	if s.bad || count < 0 || count > int64(len(s.b)-s.i)/2 { // a header takes two bytes or more
+		return 0, ErrMalformed
 	}
 	if count > 0 {
-		r.Headers = make([]KV, 0, min(count, int64(len(s.b)-s.i)/2))
+		r.Headers = slices.Grow(headers, int(count))
 		for range count {
 			k := s.bytes()
-			s.bad = s.bad || k == nil
-			r.Headers = append(r.Headers, KV{Key: string(k), Value: s.bytes()})
-			if s.bad {
-				return Record{}, 0, ErrMalformed
+			if s.bad || k == nil {
+				return 0, ErrMalformed
 			}
+			r.Headers = append(r.Headers, KV{Key: name(k), Value: s.bytes()})
 		}
 	}
 	if s.bad || s.i < len(s.b) {
-		return Record{}, 0, ErrMalformed
+		return 0, ErrMalformed
 	}
-	return r, total, nil
+	return total, nil
 }

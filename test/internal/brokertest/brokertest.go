@@ -39,6 +39,7 @@ type Options struct {
 	Settings []string // key=value, for --config
 	Args     []string // further arguments
 	Env      []string // further environment variables
+	Data     string   // data directory; "": a temporary one
 }
 
 // Start starts a broker on an empty directory with key=value settings and
@@ -51,7 +52,10 @@ func Start(t testing.TB, settings ...string) *Broker {
 // StartWith is Start with options.
 func StartWith(t testing.TB, o Options) *Broker {
 	t.Helper()
-	b := &Broker{bin: Binary(t), Addr: freeAddr(t), HTTP: freeAddr(t), Data: t.TempDir(), logs: new(tail)}
+	b := &Broker{bin: Binary(t), Addr: freeAddr(t), HTTP: freeAddr(t), Data: o.Data, logs: new(tail)}
+	if b.Data == "" {
+		b.Data = t.TempDir()
+	}
 	b.args = append([]string{"broker", "--data", b.Data, "--listen", b.Addr, "--http", b.HTTP}, o.Args...)
 	b.env = append(os.Environ(), o.Env...)
 	for _, s := range o.Settings {
@@ -117,6 +121,19 @@ func (b *Broker) awaitReady(ctx context.Context) error {
 		}
 	}
 }
+
+// Alive tells whether the process runs.
+func (b *Broker) Alive() bool {
+	select {
+	case <-b.dead:
+		return false
+	default:
+		return true
+	}
+}
+
+// Log returns the last lines that the process logged.
+func (b *Broker) Log() string { return b.logs.String() }
 
 // PID returns the process id.
 func (b *Broker) PID() int { return b.cmd.Process.Pid }

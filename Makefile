@@ -36,9 +36,10 @@ models: ## the exhaustive checks of the fencing protocol
 sim: ## the simulated broker under faults
 	@$(STAGE) simulation go test -count=1 ./engine/enginetest
 
-end-to-end: build ## the real binary: the probe against Apache Kafka's answers, kill -9 under load
+end-to-end: build ## the real binary: the probe against Apache Kafka's answers, kill -9 under load, a full disk, bad input, start times
 	@$(STAGE) probe go -C test test -count=1 ./probe
 	@$(STAGE) kill-9 go -C test test -count=1 ./survive
+	@$(STAGE) faults go -C test test -count=1 ./faults
 
 tools: build ## Kafka's own command-line tools, and kcat
 	@$(STAGE) tools go -C test test -count=1 ./tools

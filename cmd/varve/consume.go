@@ -3,12 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,9 +16,9 @@ import (
 
 type consumeFlags struct {
 	clientFlags
+	formatFlags
 	from      string
 	group     string
-	format    string
 	count     int64
 	exit      bool
 	committed bool
@@ -40,9 +37,9 @@ func newConsumeCommand() *cobra.Command {
 	}
 	f.add(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&f.from, "from", "beginning", "beginning, end, an offset, an RFC 3339 time, or a duration ago such as 15m")
+	fs.StringVar(&f.from, "from", "beginning", placeUsage)
 	fs.StringVar(&f.group, "group", "", "read as a member of this consumer group, from its committed offsets, and commit")
-	fs.StringVar(&f.format, "format", `%v\n`, "per record: %v value, %k key, %h headers, %t time, %T topic, %p partition, %o offset; \\n, \\t, %%")
+	f.formatFlags.register(fs)
 	fs.Int64Var(&f.count, "count", 0, "stop after this many records (0: no limit)")
 	fs.BoolVar(&f.exit, "exit", false, "stop at the end instead of following")
 	fs.BoolVar(&f.committed, "read-committed", false, "leave out records of aborted and open transactions")
@@ -52,22 +49,19 @@ func newConsumeCommand() *cobra.Command {
 
 // offset returns where to start.
 func (f *consumeFlags) offset() (kgo.Offset, error) {
-	switch f.from {
-	case "beginning":
-		return kgo.NewOffset().AtStart(), nil
-	case "end":
+	at, err := parsePlace(f.from, time.Now())
+	if err != nil {
+		return kgo.Offset{}, fmt.Errorf("--from %w", err)
+	}
+	switch {
+	case at.end:
 		return kgo.NewOffset().AtEnd(), nil
+	case at.offset >= 0:
+		return kgo.NewOffset().At(at.offset), nil
+	case !at.time.IsZero():
+		return kgo.NewOffset().AfterMilli(at.time.UnixMilli()), nil
 	}
-	if n, err := strconv.ParseInt(f.from, 10, 64); err == nil && n >= 0 {
-		return kgo.NewOffset().At(n), nil
-	}
-	if at, err := time.Parse(time.RFC3339, f.from); err == nil {
-		return kgo.NewOffset().AfterMilli(at.UnixMilli()), nil
-	}
-	if ago, err := time.ParseDuration(f.from); err == nil && ago >= 0 {
-		return kgo.NewOffset().AfterMilli(time.Now().Add(-ago).UnixMilli()), nil
-	}
-	return kgo.Offset{}, fmt.Errorf("--from %q: want beginning, end, an offset, an RFC 3339 time, or a duration", f.from)
+	return kgo.NewOffset().AtStart(), nil
 }
 
 func (f *consumeFlags) run(cmd *cobra.Command, topics []string) error {
@@ -75,7 +69,7 @@ func (f *consumeFlags) run(cmd *cobra.Command, topics []string) error {
 	if err != nil {
 		return err
 	}
-	format, err := f.formatter()
+	format, err := f.formatter(f.json)
 	if err != nil {
 		return err
 	}
@@ -133,102 +127,12 @@ func (f *consumeFlags) options(_ context.Context, topics []string) ([]kgo.Opt, e
 	return opts, nil
 }
 
-func (f *consumeFlags) formatter() (func(*bufio.Writer, *kgo.Record) error, error) {
-	if f.json {
-		return writeJSONRecord, nil
-	}
-	rf, err := compileFormat(f.format)
-	if err != nil {
-		return nil, fmt.Errorf("--format: %w", err)
-	}
-	return rf, nil
-}
-
-type jsonRecord struct {
-	Topic     string            `json:"topic"`
-	Partition int32             `json:"partition"`
-	Offset    int64             `json:"offset"`
-	Time      time.Time         `json:"time"`
-	Key       *string           `json:"key"`
-	Value     *string           `json:"value"`
-	Headers   map[string]string `json:"headers,omitempty"`
-}
-
-func writeJSONRecord(w *bufio.Writer, r *kgo.Record) error {
-	j := jsonRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp.UTC(), Key: text(r.Key), Value: text(r.Value)}
-	for _, h := range r.Headers {
-		if j.Headers == nil {
-			j.Headers = make(map[string]string)
-		}
-		j.Headers[h.Key] = string(h.Value)
-	}
-	return json.NewEncoder(w).Encode(j)
-}
-
-func text(b []byte) *string {
-	if b == nil {
-		return nil
-	}
-	s := string(b)
-	return &s
-}
-
-// compileFormat turns a format into a function that writes a record.
-func compileFormat(format string) (func(*bufio.Writer, *kgo.Record) error, error) {
-	format = strings.NewReplacer(`\n`, "\n", `\t`, "\t", `\0`, "\x00").Replace(format)
-	for i := 0; i < len(format); i++ {
-		if format[i] != '%' {
-			continue
-		}
-		if i++; i == len(format) || !strings.ContainsRune("vkhtTpo%", rune(format[i])) {
-			return nil, fmt.Errorf("%q: a %% must be followed by one of v k h t T p o %%", format)
-		}
-	}
-	return func(w *bufio.Writer, r *kgo.Record) error {
-		for i := 0; i < len(format); i++ {
-			if format[i] != '%' {
-				w.WriteByte(format[i]) // a write error stays in the bufio.Writer until Flush
-				continue
-			}
-			i++
-			writeVerb(w, format[i], r)
-		}
-		return nil
-	}, nil
-}
-
-func writeVerb(w *bufio.Writer, verb byte, r *kgo.Record) {
-	switch verb {
-	case 'v':
-		w.Write(r.Value)
-	case 'k':
-		w.Write(r.Key)
-	case 'h':
-		for i, h := range r.Headers {
-			if i > 0 {
-				w.WriteByte(',')
-			}
-			fmt.Fprintf(w, "%s=%s", h.Key, h.Value)
-		}
-	case 't':
-		w.WriteString(r.Timestamp.UTC().Format("2006-01-02T15:04:05.000Z"))
-	case 'T':
-		w.WriteString(r.Topic)
-	case 'p':
-		w.WriteString(strconv.Itoa(int(r.Partition)))
-	case 'o':
-		w.WriteString(strconv.FormatInt(r.Offset, 10))
-	default:
-		w.WriteByte(verb)
-	}
-}
-
 // reader writes what it polls, until it reaches the ends or its count.
 type reader struct {
 	cl     *kgo.Client
 	ends   map[string]map[int32]int64 // where to stop; emptied as partitions get there
 	left   int64
-	format func(*bufio.Writer, *kgo.Record) error
+	format recordWriter
 	out    *bufio.Writer
 	read   atomic.Int64
 }

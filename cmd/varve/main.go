@@ -53,6 +53,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newBrokerCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newGroupCommand(), newSegmentCommand(), newBenchCommand())
+	root.AddCommand(newBrokerCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newReplayCommand(), newGroupCommand(), newSegmentCommand(), newBenchCommand())
 	return root
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,14 @@ type progress struct {
 
 // startProgress shows n, named by unit, until stop is called.
 func startProgress(w io.Writer, unit string, n *atomic.Int64) *progress {
+	return startLine(w, func(since time.Duration) string {
+		return fmt.Sprintf("%d %s, %.0f/s", n.Load(), unit, float64(n.Load())/since.Seconds())
+	})
+}
+
+// startLine shows what line returns, given the time that has passed, until
+// stop is called.
+func startLine(w io.Writer, line func(since time.Duration) string) *progress {
 	p := &progress{done: make(chan struct{})}
 	f, ok := w.(*os.File)
 	if !ok || !isTerminal(f) {
@@ -29,8 +38,7 @@ func startProgress(w io.Writer, unit string, n *atomic.Int64) *progress {
 		for {
 			select {
 			case <-tick.C:
-				rate := float64(n.Load()) / time.Since(begin).Seconds()
-				fmt.Fprintf(w, "\r\033[K%d %s, %.0f/s", n.Load(), unit, rate)
+				fmt.Fprintf(w, "\r\033[K%s", line(time.Since(begin)))
 			case <-p.done:
 				fmt.Fprint(w, "\r\033[K")
 				return
@@ -38,6 +46,21 @@ func startProgress(w io.Writer, unit string, n *atomic.Int64) *progress {
 		}
 	})
 	return p
+}
+
+// bar draws done of total, with what is left of the time.
+func bar(done, total int64, since time.Duration) string {
+	const width = 30
+	part := 1.0
+	if total > 0 {
+		part = min(1, float64(done)/float64(total))
+	}
+	full := int(part * width)
+	left := ""
+	if part > 0.01 && part < 1 {
+		left = fmt.Sprintf(", %v left", time.Duration(float64(since)*(1-part)/part).Round(time.Second))
+	}
+	return fmt.Sprintf("[%s%s] %3.0f %%%s", strings.Repeat("=", full), strings.Repeat(" ", width-full), part*100, left)
 }
 
 func (p *progress) stop() {

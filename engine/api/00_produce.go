@@ -32,6 +32,7 @@ type producing struct {
 	req      *produceRequest
 	resp     wire.ProduceResponse
 	appended []appended
+	doubtful []appended // batches that the log refused: true only if its session is live
 	now      time.Time
 	// of the request's own timeout, from its arrival
 	cancel context.CancelFunc
@@ -146,6 +147,7 @@ func (p *producing) append(t *catalog.Topic, records []byte, row *wire.ProducePa
 	if err != nil {
 		if row.Err = codeOf(err); fromLog(row.Err) {
 			row.LogStartOffset = a.LogStart
+			p.doubtful = append(p.doubtful, appended{log: l, part: row})
 		}
 		return
 	}
@@ -187,6 +189,11 @@ func (p *producing) finish(ctx context.Context, c *conn) reply {
 			if err := a.log.AwaitDurable(ctx, a.last); err != nil {
 				a.part.Err, a.part.BaseOffset, a.part.LogAppendTime, a.part.LogStartOffset = codeOf(err), -1, -1, -1
 			}
+		}
+	}
+	for _, d := range p.doubtful {
+		if d.log.Confirm(ctx) != nil {
+			d.part.Err, d.part.LogStartOffset = kafka.NotLeaderOrFollower, -1
 		}
 	}
 	failed := p.countFailed()

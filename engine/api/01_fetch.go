@@ -175,7 +175,7 @@ func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) 
 	if limit <= 0 && !first {
 		o := l.Offsets()
 		if p.from < o.LogStart || p.from > o.Next {
-			f.rows[i] = f.failed(p, kafka.OffsetOutOfRange)
+			f.rows[i] = f.failed(p, outOfRange(ctx, l, p.from))
 			return 0, false
 		}
 		f.rows[i] = row(p, partition.Result{HighWatermark: o.HighWatermark, LastStable: o.LastStable, LogStart: o.LogStart}, iso)
@@ -183,7 +183,11 @@ func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) 
 	}
 	res, err := l.Read(ctx, p.from, int(limit), iso, f.arena)
 	if err != nil {
-		f.rows[i] = f.failed(p, codeOf(err))
+		code := codeOf(err)
+		if code == kafka.OffsetOutOfRange {
+			code = outOfRange(ctx, l, p.from)
+		}
+		f.rows[i] = f.failed(p, code)
 		return 0, false
 	}
 	for _, b := range res.Bufs {
@@ -196,6 +200,16 @@ func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) 
 	}
 	f.rows[i] = row(p, res, iso)
 	return got, true
+}
+
+// outOfRange returns the error for an offset that the log does not hold. A
+// consumer that is told so begins elsewhere; one that is ahead of the log may just have
+// met a session that has been ended.
+func outOfRange(ctx context.Context, l *partition.Log, from kafka.Offset) kafka.ErrorCode {
+	if from >= l.Offsets().LogStart && l.Confirm(ctx) != nil {
+		return kafka.NotLeaderOrFollower
+	}
+	return kafka.OffsetOutOfRange
 }
 
 func row(p *fetchPart, res partition.Result, iso kafka.Isolation) wire.FetchPartition {

@@ -130,6 +130,34 @@ func TestIdempotence(t *testing.T) {
 	}
 }
 
+// TestEndedSessionDoesNotJudge: a session that somebody has ended, and that
+// does not know it yet, tells no client that its sequence or its offset is wrong: its own
+// log may end too early.
+func TestEndedSessionDoesNotJudge(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.dial()
+	id := c.create("t", 1)
+	numbered := func(seq int32) []byte {
+		return build(t, func(b *record.Builder) { b.ProducerID, b.BaseSequence = 7, seq })
+	}
+	if p := c.produce(produceReq("t", id, 0, -1, numbered(0)), 9); p.ErrorCode != 0 {
+		t.Fatalf("%+v", p)
+	}
+	sessions, err := r.s.o.Catalog.AllSessions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.s.o.Catalog.FenceSession(t.Context(), sessions[0]); err != nil {
+		t.Fatal(err)
+	}
+	if p := c.produce(produceReq("t", id, 0, -1, numbered(2)), 9); kafka.ErrorCode(p.ErrorCode) != kafka.NotLeaderOrFollower {
+		t.Errorf("produce: %v", kafka.ErrorCode(p.ErrorCode))
+	}
+	if p := ask[*kmsg.FetchResponse](c, fetchReq("t", id, 0, 5), 12).Topics[0].Partitions[0]; kafka.ErrorCode(p.ErrorCode) != kafka.NotLeaderOrFollower {
+		t.Errorf("fetch: %v", kafka.ErrorCode(p.ErrorCode))
+	}
+}
+
 // TestProduceTimesOut: without a store acks=all is answered, retriably, when
 // the request's time is over.
 func TestProduceTimesOut(t *testing.T) {

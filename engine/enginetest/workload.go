@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -129,9 +130,19 @@ func (w *world) member(ctx context.Context) {
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(int16(kmsg.OffsetCommit), 9) // the last that names topics
 	floors := make(map[int32]int64)                        // of the partitions from which nothing came since they were assigned
+	to := make(map[int32]int64)                            // what is to be committed
+	forget := func(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, p := range lost[keptTopic] {
+			delete(to, p)
+			delete(floors, p)
+		}
+	}
 	cl := w.client(kgo.ConsumerGroup(group), kgo.ConsumeTopics(keptTopic), kgo.DisableAutoCommit(), kgo.FetchMaxWait(500*time.Millisecond),
 		kgo.SessionTimeout(6*time.Second), kgo.RebalanceTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.BlockRebalanceOnPoll(), kgo.MaxVersions(versions),
+		kgo.OnPartitionsRevoked(forget), kgo.OnPartitionsLost(forget),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -141,30 +152,39 @@ func (w *world) member(ctx context.Context) {
 		}))
 	defer cl.CloseAllowingRebalance()
 	for ctx.Err() == nil {
-		fetches := cl.PollFetches(ctx)
-		to := make(map[int32]int64)
-		w.mu.Lock()
-		fetches.EachRecord(func(r *kgo.Record) {
-			if floor, ok := floors[r.Partition]; ok {
-				w.group.resumed(r.Partition, r.Offset, floor)
-				delete(floors, r.Partition)
-			}
-			w.group.consumed[place{r.Partition, r.Offset}] = string(r.Value)
-			to[r.Partition] = r.Offset + 1
-		})
-		for p, off := range to {
-			w.group.asked[p] = max(w.group.asked[p], off)
-		}
-		w.mu.Unlock()
-		if len(to) > 0 && commit(ctx, cl, to) {
+		poll, cancel := context.WithTimeout(ctx, time.Second)
+		fetches := cl.PollFetches(poll)
+		cancel()
+		if next := w.consumed(fetches, floors, to); len(next) > 0 && commit(ctx, cl, next) {
 			w.mu.Lock()
-			for p, off := range to {
+			for p, off := range next {
 				w.group.acked[p] = max(w.group.acked[p], off)
+				if to[p] == off {
+					delete(to, p)
+				}
 			}
 			w.mu.Unlock()
 		}
 		cl.AllowRebalance()
 	}
+}
+
+// consumed notes what a member got, and returns what it is to commit.
+func (w *world) consumed(fetches kgo.Fetches, floors, to map[int32]int64) map[int32]int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	fetches.EachRecord(func(r *kgo.Record) {
+		if floor, ok := floors[r.Partition]; ok {
+			w.group.resumed(r.Partition, r.Offset, floor)
+			delete(floors, r.Partition)
+		}
+		w.group.consumed[place{r.Partition, r.Offset}] = string(r.Value)
+		to[r.Partition] = r.Offset + 1
+	})
+	for p, off := range to {
+		w.group.asked[p] = max(w.group.asked[p], off)
+	}
+	return maps.Clone(to)
 }
 
 // commit commits offsets, all or not. It makes the request itself: the client's

@@ -83,6 +83,10 @@ type Options struct {
 	// ProducerExpiration is producer.id.expiration.ms; 0: a day.
 	ProducerExpiration time.Duration
 
+	// Confirm tells, by a read of the catalogue, whether the log's session is
+	// live (nil) or may have been ended by somebody. Nil: it is.
+	Confirm func(ctx context.Context) error
+
 	State    bundle.State // up to the durable offset, as recovery found it
 	Hot      []Ref        // ascending, without gaps, up to State.NextOffset
 	LogStart kafka.Offset
@@ -138,6 +142,16 @@ func (l *Log) Config() config.Topic { return l.o.Config() }
 
 // Epoch returns the leader epoch.
 func (l *Log) Epoch() kafka.LeaderEpoch { return l.o.Epoch }
+
+// Confirm tells whether what the log says is true: a session that was ended
+// and does not know it yet, paused or slow, has a log that ends too early. Who would tell
+// a client something that makes it give up what it knows asks first.
+func (l *Log) Confirm(ctx context.Context) error {
+	if l.o.Confirm == nil {
+		return nil
+	}
+	return l.o.Confirm(ctx)
+}
 
 // Snapshot is what is durable at one moment: a checkpoint or a segment is made
 // of it.

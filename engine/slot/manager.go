@@ -177,8 +177,9 @@ func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) 
 	m.set.Add(partition.New(partition.Options{
 		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
 		WAL: m.wal, Cache: m.o.Cache, Cold: m.o.Cold,
-		Config: func() config.Topic { return *current.Load() },
-		State:  t.State, Hot: t.Hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
+		Config:  func() config.Topic { return *current.Load() },
+		Confirm: m.confirm,
+		State:   t.State, Hot: t.Hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
 		ProducerExpiration: m.o.Config().ProducerIDExpiration,
 	}))
 	return nil
@@ -253,6 +254,15 @@ func (m *Manager) fenced(ctx context.Context) (bool, error) {
 		return errors.Is(err, catalog.ErrNotFound), err
 	}
 	return now.State != catalog.Live, nil
+}
+
+// confirm returns nil if the session is live.
+func (m *Manager) confirm(ctx context.Context) error {
+	gone, err := m.fenced(ctx)
+	if gone {
+		return wal.ErrFenced
+	}
+	return err
 }
 
 // drop fails everything that waits: the session is over.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -87,11 +88,8 @@ func (w *world) checkTrimmed(ctx context.Context) {
 			next = r.Offset + 1
 		})
 	}
-	if len(read) > 0 {
-		start = max(start, read[0].offset) // retention went on meanwhile
-	} else {
-		start = w.startOf(ctx, cl)
-	}
+	start = w.startOf(ctx, cl) // retention went on meanwhile
+	read = slices.DeleteFunc(read, func(s seen) bool { return s.offset < start })
 	h.bad = append(h.bad, check(h.history, read, map[int32]int64{0: start})...)
 	if start < h.done {
 		h.bad = append(h.bad, fmt.Sprintf("trimmed: the log starts at %d, %d was deleted", start, h.done))

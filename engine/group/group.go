@@ -202,6 +202,9 @@ func (c *Coordinator) expireLoop(ctx context.Context) {
 		cfg := c.o.Config()
 		old := max(cfg.OffsetsRetention/scansPer, cfg.OffsetsRetentionCheck)
 		for _, slot := range c.o.Slots() {
+			if ctx.Err() != nil {
+				return
+			}
 			last, ok := scanned[slot.Slot]
 			if !ok || last.epoch != slot.Epoch || time.Since(last.at) >= old {
 				scanned[slot.Slot] = scanOf{slot.Epoch, time.Now()}
@@ -228,9 +231,8 @@ type scanOf struct {
 // scan visits all groups of a slot, one at a time.
 func (c *Coordinator) scan(ctx context.Context, slot catalog.Slot) {
 	ids, err := c.groups(ctx, slot.Slot)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		c.o.Logger.Warn("list groups for expiry", "slot", slot.Slot, "error", err)
-		return
 	}
 	for _, id := range ids {
 		if ctx.Err() != nil {

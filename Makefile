@@ -34,7 +34,7 @@ models: ## the exhaustive checks of the fencing protocol
 	@$(STAGE) models .ci/models
 
 sim: ## the simulated broker under faults
-	@$(STAGE) simulation go test -count=1 ./engine/enginetest
+	@$(STAGE) simulation go test -count=1 -v ./engine/enginetest
 
 end-to-end: build ## the real binary: the probe against Apache Kafka's answers, kill -9 under load, a full disk, bad input, start times
 	@$(STAGE) probe go -C test test -count=1 ./probe
@@ -58,7 +58,7 @@ aws: build ## the adapters, and brokers on them, against LocalStack, DynamoDB Lo
 
 soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
 	@$(STAGE) unit go test -count=1 ./...
-	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -timeout 3h ./engine/enginetest
+	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
 	@$(MAKE) --no-print-directory bench
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -60,10 +62,11 @@ type history struct {
 	script  []op
 	acked   map[string]int
 	started map[string][]int
+	gone    map[string]bool // deleted for certain, and not put again
 }
 
 func newHistory(script []op) *history {
-	return &history{script: script, acked: map[string]int{}, started: map[string][]int{}}
+	return &history{script: script, acked: map[string]int{}, started: map[string][]int{}, gone: map[string]bool{}}
 }
 
 // body returns what the i-th operation of the script writes.
@@ -82,9 +85,10 @@ func (h *history) run(t *testing.T, s, guest *Store) {
 		}
 		if op.del {
 			delete(h.acked, op.key)
-			_ = by.Delete(t.Context(), op.key)
+			h.gone[op.key] = by.Delete(t.Context(), op.key) == nil
 			continue
 		}
+		delete(h.gone, op.key)
 		h.started[op.key] = append(h.started[op.key], i)
 		for range 3 {
 			err := by.Put(t.Context(), op.key, h.body(i))
@@ -122,7 +126,7 @@ func (h *history) check(t *testing.T, s *Store) error {
 		}
 		whole := slices.ContainsFunc(want, func(i int) bool { return bytes.Equal(p, slices.Concat(h.body(i)...)) })
 		if !whole {
-			return fmt.Errorf("%s holds %d bytes of nobody's, or torn", in.Key, in.Size)
+			return fmt.Errorf("%s holds %d bytes of nobody's, or torn: %q, want one of %v, acknowledged %v", in.Key, in.Size, p[:min(8, len(p))], h.started[in.Key], want)
 		}
 	}
 	for key := range h.acked {
@@ -271,6 +275,50 @@ func testFault(t *testing.T, kind string, script []op, at int, once, two bool) b
 	}
 	checkCrash(t, m, h, openers[kind], what)
 	return n > at
+}
+
+// TestKillAtEachOperation lets each disk operation be the last one of a
+// process, with no loss of power: what was deleted does not come back then.
+func TestKillAtEachOperation(t *testing.T) {
+	for kind, script := range scripts {
+		for at, killed := 0, true; killed; at++ {
+			m := vfs.NewMem()
+			s, guest := openTwo(t, m, openers[kind])
+			h := newHistory(script)
+			n := 0
+			m.SetHook(func(op vfs.Op) error {
+				if n++; n > at {
+					runtime.Goexit()
+				}
+				return nil
+			})
+			var wg sync.WaitGroup
+			wg.Go(func() { h.run(t, s, guest) })
+			wg.Wait()
+			m.SetHook(nil)
+			killed = n > at
+			what := fmt.Sprintf("%s: killed after %d operations", kind, at)
+			for _, f := range append(s.folders.homes(), guest.folders.homes()...) {
+				f.freeHome() // as the system does
+			}
+			next, err := openers[kind](m, "2-0")
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if err := h.check(t, next); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			for key, gone := range h.gone {
+				if _, _, err := next.ReadAt(t.Context(), key, nil, 0); gone && !errors.Is(err, objstore.ErrNotFound) {
+					t.Fatalf("%s: %s was deleted and is there: %v", what, key, err)
+				}
+			}
+			checkCrash(t, m, h, openers[kind], what)
+			if err := emptyAll(t, m, next); err != nil && len(h.acked) > 0 {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
 }
 
 // TestFailedFsync: a put whose folder was not synced is never acknowledged

@@ -92,13 +92,17 @@ func open(files vfs.FS, root string, p process, packed ...string) (*Store, error
 }
 
 // Close closes the packs, and the files that the Store keeps open for reading.
-// Calls that are under way end first; none may follow. What it fails to close
-// is settled by whoever opens the folder next.
+// Calls that are under way end first; none may follow. A pack that it fails to
+// close is settled by whoever comes to its folder next.
 func (s *Store) Close() error {
-	err := s.leaveHomes(context.Background(), 0)
+	if s.leaveHomes(context.Background(), 0) != nil {
+		for _, f := range s.folders.homes() {
+			f.freeHome()
+		}
+	}
 	s.files.close()
 	s.packs.close()
-	return err
+	return nil
 }
 
 func (s *Store) path(key string) string { return path.Join(s.root, key) }

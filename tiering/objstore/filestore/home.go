@@ -262,9 +262,15 @@ func (s *Store) leaveHome(ctx context.Context, f *folder) bool {
 	if p != nil {
 		s.retire(ctx, f, p)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	_ = f.home.Close()
-	f.home, f.puts = nil, 0
+	f.freeHome()
 	return true
+}
+
+// freeHome gives the folder's lock back.
+func (f *folder) freeHome() {
+	f.mu.Lock()
+	home := f.home
+	f.home, f.puts = nil, 0
+	f.mu.Unlock()
+	_ = home.Close()
 }

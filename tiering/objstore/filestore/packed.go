@@ -19,8 +19,9 @@ var errNoPack = errors.New("the object's pack is not there")
 type records struct {
 	mu     sync.Mutex
 	byName map[string]pack.Record
-	names  []string // as they were read or written, so that the last ones are at the end
-	next   int64    // all that lies before is known
+	names  []string        // as they were read or written, so that the last ones are at the end
+	next   int64           // all that lies before is known
+	ends   map[int64]int64 // of those known that lie behind, by offset
 }
 
 func (r *records) get(name string) (rec pack.Record, next int64, ok bool) {
@@ -34,13 +35,16 @@ func (r *records) add(rec pack.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byName == nil {
-		r.byName, r.next = make(map[string]pack.Record), pack.Block
+		r.byName, r.ends, r.next = make(map[string]pack.Record), make(map[int64]int64), pack.Block
 	}
-	if _, ok := r.byName[rec.Name]; !ok {
-		r.byName[rec.Name], r.names = rec, append(r.names, rec.Name)
+	if _, ok := r.byName[rec.Name]; ok {
+		return
 	}
-	if rec.Offset == r.next {
-		r.next = rec.End()
+	r.byName[rec.Name], r.names = rec, append(r.names, rec.Name)
+	r.ends[rec.Offset] = rec.End()
+	for end, ok := r.ends[r.next]; ok; end, ok = r.ends[r.next] {
+		delete(r.ends, r.next)
+		r.next = end
 	}
 }
 

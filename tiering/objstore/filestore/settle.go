@@ -140,10 +140,26 @@ func (s *Store) settlePack(dir string, id pack.ID, present map[string]bool) erro
 	if closed, err := pack.Closed(h.file, id); err != nil || closed {
 		return err
 	}
-	end := int64(pack.Block)
+	f, err := s.fs.Edit(h.name)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil { // its home may have been killed while it wrote
+		return errors.Join(err, f.Close())
+	}
+	end, err := s.restoreNames(dir, h, id, present)
+	if err == nil {
+		err = s.closePack(dir, id, f, end)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// restoreNames links the names of a pack's whole records, and returns where the last record ends.
+func (s *Store) restoreNames(dir string, h *handle, id pack.ID, present map[string]bool) (end int64, err error) {
+	end = pack.Block
 	for rec, err := range pack.Scan(h.file, id, 0, h.size) {
 		if err != nil {
-			return err
+			return 0, err
 		}
 		end = rec.End()
 		if rec.Void || present[rec.Name] || !present[id.RefName()] {
@@ -152,18 +168,14 @@ func (s *Store) settlePack(dir string, id pack.ID, present map[string]bool) erro
 		if err := pack.Verify(h.file, rec); errors.Is(err, pack.ErrInvalid) {
 			continue
 		} else if err != nil {
-			return err
+			return 0, err
 		}
 		err := s.fs.Link(path.Join(dir, id.RefName()), path.Join(dir, rec.Name))
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+			return 0, err
 		}
 	}
-	f, err := s.fs.Edit(h.name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(s.closePack(dir, id, f, end), f.Close())
+	return end, nil
 }
 
 // closePack closes a pack of which end bytes are used: from now on the names

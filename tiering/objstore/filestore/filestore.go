@@ -1,8 +1,9 @@
-// Package filestore is the object store on local files, one for each object,
-// shared by any number of processes of one machine.
+// Package filestore is the object store on local files, shared by any number
+// of processes of one machine. An object has a file of its own or, below the
+// prefixes given to Open, a record in a pack, which costs a quarter.
 //
 // A put never shows part of an object, and one that returned nil outlives a
-// loss of power:
+// loss of power. That of a file:
 //
 //	create ~tmp/<writer>/<n>   write, fsync   the content is durable
 //	link   <key>                              create-only: the kernel picks the one winner
@@ -15,6 +16,19 @@
 // ErrExists too speaks of something durable. After a failed fsync the outcome
 // is unknown, and a folder whose fsync failed takes no more puts of this Store:
 // the kernel reports a lost page once, and the next fsync would lie.
+//
+// Of a packed object the record is durable before its name, and the name is
+// not synced:
+//
+//	write  ~pack-<id>      the record, durably and in place
+//	link   ~ref-<id> <key> create-only, as above; acknowledged
+//
+// A loss of power may take the name. So before a Store relies on a name being
+// absent it settles the folder, once: whole records of packs that are not
+// closed, and not void, get their names back, and the packs are closed. One
+// Store at a time, the folder's home, writes packs there, and holds a lock for
+// as long as it lives; only who gets that lock settles. All others put files.
+// docs/notes/0004-packs.md has the argument, docs/format/pack.md the bytes.
 //
 // An object is visible from its link on, a moment before it is durable. Who
 // acts on what another process wrote makes it durable first by a put of his

@@ -34,7 +34,7 @@ type folder struct {
 	settled  bool      // its names can be trusted: no loss of power has taken one
 	home     io.Closer // the lock that makes this Store its home; nil: it is not
 	pack     *openPack // that takes records; nil: none
-	changing bool      // somebody opens or closes the pack, or it could not be closed
+	changing bool      // somebody opens or closes the pack, or the file system has none
 	puts     int       // that would have gone into a pack, since there is none
 }
 

@@ -214,11 +214,12 @@ func (s *Store) addFile(name string, make func(tmp string) error) error {
 }
 
 // retire closes a pack that nobody writes to. Only then the folder may get
-// another: the names tell how each put ended. A pack that can't be closed stays
-// as it is, and the folder without one, until another home settles it.
+// another: the names tell how each put ended. Where it fails, the pack stays as
+// a killed home leaves it, and who is the home next, this Store or another, settles it.
 func (s *Store) retire(ctx context.Context, f *folder, p *openPack) {
 	err := errors.Join(s.closePack(f.dir, p.id, p.file, p.next), p.file.Close())
 	if err != nil {
+		f.freeHome()
 		return
 	}
 	f.mu.Lock()
@@ -266,11 +267,13 @@ func (s *Store) leaveHome(ctx context.Context, f *folder) bool {
 	return true
 }
 
-// freeHome gives the folder's lock back.
+// freeHome gives the folder's lock back. No pack of this Store takes records.
 func (f *folder) freeHome() {
 	f.mu.Lock()
 	home := f.home
-	f.home, f.puts = nil, 0
+	f.home, f.changing, f.puts = nil, false, 0
 	f.mu.Unlock()
-	_ = home.Close()
+	if home != nil {
+		_ = home.Close()
+	}
 }

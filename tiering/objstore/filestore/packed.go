@@ -145,10 +145,10 @@ func (s *Store) delete(ctx context.Context, name string, from map[packRef]bool) 
 		from[packRef{dir, id}] = true
 		err = s.void(name, id)
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, errNoPack) {
 		err = s.fs.Remove(name)
 	}
-	if absent(err) || errors.Is(err, errNoPack) {
+	if absent(err) {
 		return nil
 	}
 	return err
@@ -183,8 +183,7 @@ func (s *Store) collectOrSettle(ctx context.Context, p packRef) error {
 	if f.isHome() {
 		return nil
 	}
-	f.setSettled(false)
-	return s.settle(ctx, p.dir)
+	return s.settleLeft(ctx, f)
 }
 
 // collect removes a pack that is closed, and so gets no more names, once no

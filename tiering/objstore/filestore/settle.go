@@ -27,10 +27,7 @@ const settleRetry = 5 * time.Millisecond
 func (s *Store) settle(ctx context.Context, dir string) error {
 	f := s.folders.use(dir)
 	defer s.folders.done(f)
-	f.mu.Lock()
-	done := f.settled
-	f.mu.Unlock()
-	if done {
+	if f.isSettled() {
 		return nil
 	}
 	leave, err := f.enter(ctx, "")
@@ -38,26 +35,40 @@ func (s *Store) settle(ctx context.Context, dir string) error {
 		return err
 	}
 	defer leave()
-	if _, err := s.fs.Size(path.Join(dir, homeLock)); absent(err) {
+	if f.isSettled() { // by the one waited for
+		return nil
+	}
+	return s.settleLeft(ctx, f)
+}
+
+// settleLeft settles what a home that is gone left in a folder.
+func (s *Store) settleLeft(ctx context.Context, f *folder) error {
+	if _, err := s.fs.Size(path.Join(f.dir, homeLock)); absent(err) {
 		return nil // no packs, or not yet
 	} else if err != nil {
 		return err
 	}
 	home, err := s.settleFolder(ctx, f)
 	if errors.Is(err, vfs.ErrLocked) { // its home is alive, so no power was lost since
-		f.setSettled(true)
+		f.setSettled()
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("settle %s: %w", dir, err)
+		return fmt.Errorf("settle %s: %w", f.dir, err)
 	}
 	return home.Close()
 }
 
-func (f *folder) setSettled(settled bool) {
+func (f *folder) isSettled() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.settled = settled
+	return f.settled
+}
+
+func (f *folder) setSettled() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.settled = true
 }
 
 // settleFolder becomes a folder's home, of which there is one at a time, and
@@ -74,7 +85,7 @@ func (s *Store) settleFolder(ctx context.Context, f *folder) (home io.Closer, er
 	if err := s.settlePacks(ctx, f.dir); err != nil {
 		return nil, errors.Join(err, home.Close())
 	}
-	f.setSettled(true)
+	f.setSettled()
 	return home, nil
 }
 

@@ -82,6 +82,16 @@ func (d *dirs) ensure(dir string) error {
 	return nil
 }
 
+// trusted returns an error for a folder one of whose fsyncs failed.
+func (d *dirs) trusted(dir string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.failed[dir]; ok {
+		return fmt.Errorf("sync folder %s: %w", dir, errDirFailed)
+	}
+	return nil
+}
+
 // forget makes ensure look again.
 func (d *dirs) forget() {
 	d.mu.Lock()

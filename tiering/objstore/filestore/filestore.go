@@ -54,6 +54,7 @@ import (
 
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/filestore/pack"
 )
 
 // tmpDir holds the files that are being written. It is no segment of any key.
@@ -148,16 +149,14 @@ func (s *Store) put(ctx context.Context, key string, body objstore.Body) error {
 	if err := s.dirs.ensure(dir); err != nil {
 		return folderErr(err)
 	}
+	if err := s.dirs.trusted(dir); err != nil {
+		return err
+	}
 	f := s.folders.use(dir)
 	defer s.folders.done(f)
 	if err := s.settle(ctx, dir); err != nil {
 		return err
 	}
-	leave, err := f.enter(ctx, name) // at most one record of a name is without an outcome
-	if err != nil {
-		return err
-	}
-	defer leave()
 	if _, err := s.fs.Size(name); err == nil || errors.Is(err, syscall.EISDIR) {
 		return s.exists(name) // a repeated put: spare the disk
 	}
@@ -244,14 +243,15 @@ func (w ctxWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
-// Delete implements objstore.Store. No fsync follows: an object that a loss
-// of power brings back is one that nothing refers to any more, as it was
-// before, and its next sweep finds it again.
+// Delete implements objstore.Store. Outside of folders with packs no fsync
+// follows: an object that a loss of power brings back is one that nothing refers
+// to any more, as it was before, and its next sweep finds it again. A key is put
+// again only after the Delete that removed its object has returned.
 func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	if err := objstore.ValidateDelete(keys); err != nil {
 		return err
 	}
-	from := map[packRef]bool{}
+	from := map[string]map[pack.ID]bool{} // by folder, the packs
 	for _, key := range keys {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -260,9 +260,9 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 			return fmt.Errorf("delete object %s: %w", key, err)
 		}
 	}
-	for p := range from {
-		if err := s.collectOrSettle(ctx, p); err != nil {
-			return fmt.Errorf("delete packs of %s: %w", p.dir, err)
+	for dir, packs := range from {
+		if err := s.afterDelete(ctx, dir, packs); err != nil {
+			return fmt.Errorf("delete objects in %s: %w", dir, err)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package filestore
 
 import (
 	"cmp"
-	"context"
 	"io"
 	"slices"
 	"sync"
@@ -30,12 +29,11 @@ type folder struct {
 	used int64 // when the last one began
 
 	mu       sync.Mutex // owns what follows
-	busy     map[string]chan struct{}
-	settled  bool      // its names can be trusted: no loss of power has taken one
-	home     io.Closer // the lock that makes this Store its home; nil: it is not
-	pack     *openPack // that takes records; nil: none
-	changing bool      // somebody opens or closes the pack, or the file system has none
-	puts     int       // that would have gone into a pack, since there is none
+	settled  bool       // its names can be trusted: no loss of power has taken one
+	home     io.Closer  // the lock that makes this Store its home; nil: it is not
+	pack     *openPack  // that takes records; nil: none
+	changing bool       // somebody opens or closes the pack, or the file system has none
+	puts     int        // that would have gone into a pack, since there is none
 }
 
 // openPack is the pack that a home writes.
@@ -62,7 +60,7 @@ func (fs *folders) use(dir string) *folder {
 		if len(fs.known) >= maxFolders {
 			fs.forget()
 		}
-		f = &folder{dir: dir, busy: make(map[string]chan struct{})}
+		f = &folder{dir: dir}
 		fs.known[dir] = f
 	}
 	fs.clock++
@@ -102,31 +100,4 @@ func (f *folder) isHome() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.home != nil
-}
-
-// enter waits until no other call of this Store is at a name, "" for the
-// folder itself, and returns what ends this one's turn.
-func (f *folder) enter(ctx context.Context, name string) (leave func(), err error) {
-	for {
-		f.mu.Lock()
-		other := f.busy[name]
-		if other == nil {
-			break
-		}
-		f.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	mine := make(chan struct{})
-	f.busy[name] = mine
-	f.mu.Unlock()
-	return func() {
-		f.mu.Lock()
-		delete(f.busy, name)
-		f.mu.Unlock()
-		close(mine)
-	}, nil
 }

@@ -125,33 +125,50 @@ func (s *Store) size(name string) (size int64, id pack.ID, packed bool, err erro
 	return rec.Size, ref.id, true, nil
 }
 
-// packRef names a pack.
-type packRef struct {
-	dir string
-	id  pack.ID
-}
-
-// delete removes an object's name, and notes the pack that it was in.
+// delete removes an object's name, and notes its folder and the pack that it was in.
 // A record of an open pack is made void first: who settles the folder would
 // take it for one whose name was lost. Void, it still can be read.
-func (s *Store) delete(ctx context.Context, name string, from map[packRef]bool) error {
+func (s *Store) delete(ctx context.Context, name string, from map[string]map[pack.ID]bool) error {
 	dir := path.Dir(name)
 	if err := s.settle(ctx, dir); err != nil {
 		return err
 	}
-	s.files.drop(name)
 	_, id, packed, err := s.size(name)
 	if packed && err == nil {
-		from[packRef{dir, id}] = true
 		err = s.void(name, id)
 	}
 	if err == nil || errors.Is(err, errNoPack) {
 		err = s.fs.Remove(name)
 	}
+	s.files.drop(name)
 	if absent(err) {
 		return nil
 	}
+	if from[dir] == nil {
+		from[dir] = map[pack.ID]bool{}
+	}
+	if packed {
+		from[dir][id] = true
+	}
 	return err
+}
+
+// afterDelete makes it durable that names in a folder with packs are gone: one
+// that came back would be taken for a later record's. It removes the packs
+// that are empty now.
+func (s *Store) afterDelete(ctx context.Context, dir string, packs map[pack.ID]bool) error {
+	if _, err := s.fs.Size(path.Join(dir, homeLock)); absent(err) {
+		return nil
+	}
+	if err := s.dirs.sync(dir); err != nil {
+		return err
+	}
+	for id := range packs {
+		if err := s.collectOrSettle(ctx, dir, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // void makes a packed object's record void, unless the pack is closed.
@@ -173,12 +190,12 @@ func (s *Store) void(name string, id pack.ID) error {
 
 // collectOrSettle collects a pack; where it is open and its home is gone by now,
 // it is closed first.
-func (s *Store) collectOrSettle(ctx context.Context, p packRef) error {
-	closed, err := s.collect(ctx, p.dir, p.id)
+func (s *Store) collectOrSettle(ctx context.Context, dir string, id pack.ID) error {
+	closed, err := s.collect(ctx, dir, id)
 	if err != nil || closed {
 		return err
 	}
-	f := s.folders.use(p.dir)
+	f := s.folders.use(dir)
 	defer s.folders.done(f)
 	if f.isHome() {
 		return nil

@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/objstore"
@@ -244,6 +246,120 @@ func TestMissingPack(t *testing.T) {
 	}
 	if got, err := s.List(t.Context(), "", "", 0); err != nil || len(got) != 0 {
 		t.Errorf("List after Delete: %v, %v", got, err)
+	}
+}
+
+// gate holds the durable writes to the first pack up, from the time it is shut.
+type gate struct {
+	shut atomic.Bool
+	seen atomic.Int64  // writes that came
+	open chan struct{} // closed: they go on
+	file string        // the pack, as it was called when it was made
+}
+
+func newGate(m *vfs.Mem) *gate {
+	g := &gate{open: make(chan struct{})}
+	m.SetHook(func(op vfs.Op) error {
+		if op.Kind == vfs.OpPreallocate && g.file == "" {
+			g.file = op.Path
+		}
+		if op.Kind == vfs.OpSync && op.Path == g.file && g.shut.Load() {
+			g.seen.Add(1)
+			<-g.open
+		}
+		return nil
+	})
+	return g
+}
+
+// TestCloseWaits: a pack is closed when the last put that has a place in it is
+// done, and not before.
+func TestCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := vfs.NewMem()
+		s, g := openPacked(t, m), newGate(m)
+		mustPut(t, s, "wal/1/0", "x")
+		g.shut.Store(true)
+		var wg sync.WaitGroup
+		wg.Go(func() { mustPut(t, s, "wal/1/slow", "content") })
+		synctest.Wait()
+		if g.seen.Load() != 1 {
+			t.Fatalf("%d writes to the pack, want 1", g.seen.Load())
+		}
+		mustPut(t, s, "wal/1/1", strings.Repeat("x", 16<<10)) // there is no room for it
+		if isPacked(t, s, "wal/1/1") {
+			t.Error("an object went into a pack while the one before was open")
+		}
+		if n, _, closed := packs(t, m, "db/objects/wal/1"); n != 1 || closed != 0 {
+			t.Errorf("%d packs, %d closed, while a put was under way", n, closed)
+		}
+		close(g.open)
+		wg.Wait()
+		if n, _, closed := packs(t, m, "db/objects/wal/1"); n != 1 || closed != 1 {
+			t.Errorf("%d packs, %d closed, when it was done", n, closed)
+		}
+	})
+}
+
+// TestOneRecord: of the puts of a name at one time one has a record, so that a
+// loss of power does not leave two without a name.
+func TestOneRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := vfs.NewMem()
+		s, g := openPacked(t, m), newGate(m)
+		mustPut(t, s, "wal/1/0", "x")
+		g.shut.Store(true)
+		var won atomic.Int64
+		var wg sync.WaitGroup
+		for i := range 3 {
+			wg.Go(func() {
+				err := s.Put(t.Context(), "wal/1/1", objstore.Buffers{fmt.Append(nil, i)})
+				if err == nil {
+					won.Add(1)
+				} else if !errors.Is(err, objstore.ErrExists) {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		n := g.seen.Load()
+		close(g.open)
+		wg.Wait()
+		if n != 1 || g.seen.Load() != 1 || won.Load() != 1 {
+			t.Errorf("%d records of a name, %d winners", g.seen.Load(), won.Load())
+		}
+	})
+}
+
+// TestPutAfterDelete: of an object that was deleted and put again, a loss of
+// power does not bring the old name back.
+func TestPutAfterDelete(t *testing.T) {
+	for _, first := range []string{"files", "packed"} {
+		m := vfs.NewMem()
+		s, err := openers[first](m, "1-0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, s, "wal/1/0", "old")
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = openPacked(t, m)
+		mustPut(t, s, "wal/1/1", "x")
+		if err := s.Delete(t.Context(), "wal/1/0"); err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, s, "wal/1/0", "new")
+		if !isPacked(t, s, "wal/1/0") {
+			t.Error("not packed")
+		}
+		for seed := range uint64(8) {
+			p := make([]byte, 3)
+			_, _, err := openPacked(t, m.Crash(rand.New(rand.NewPCG(seed, 4)))).ReadAt(t.Context(), "wal/1/0", p, 0)
+			if err != nil || string(p) != "new" {
+				t.Errorf("%s, seed %d: %q, %v", first, seed, p, err)
+			}
+		}
 	}
 }
 

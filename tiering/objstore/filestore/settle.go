@@ -27,15 +27,10 @@ const settleRetry = 5 * time.Millisecond
 func (s *Store) settle(ctx context.Context, dir string) error {
 	f := s.folders.use(dir)
 	defer s.folders.done(f)
-	if f.isSettled() {
-		return nil
-	}
-	leave, err := f.enter(ctx, "")
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if f.isSettled() { // by the one waited for
+	f.mu.Lock()
+	done := f.settled
+	f.mu.Unlock()
+	if done {
 		return nil
 	}
 	return s.settleLeft(ctx, f)
@@ -57,12 +52,6 @@ func (s *Store) settleLeft(ctx context.Context, f *folder) error {
 		return fmt.Errorf("settle %s: %w", f.dir, err)
 	}
 	return home.Close()
-}
-
-func (f *folder) isSettled() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.settled
 }
 
 func (f *folder) setSettled() {

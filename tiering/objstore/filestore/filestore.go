@@ -1,6 +1,6 @@
 // Package filestore is the object store on local files, shared by any number
 // of processes of one machine. An object has a file of its own or, below the
-// prefixes given to Open, a record in a pack, which costs a quarter.
+// prefixes given to Open, a record in a pack, which costs less than half.
 //
 // A put never shows part of an object, and one that returned nil outlives a
 // loss of power. That of a file:
@@ -28,7 +28,7 @@
 // closed, and not void, get their names back, and the packs are closed. One
 // Store at a time, the folder's home, writes packs there, and holds a lock for
 // as long as it lives; only who gets that lock settles. All others put files.
-// docs/notes/0004-packs.md has the argument, docs/format/pack.md the bytes.
+// docs/notes/0005-packs.md has the argument, docs/format/pack.md the bytes.
 //
 // An object is visible from its link on, a moment before it is durable. Who
 // acts on what another process wrote makes it durable first by a put of his

@@ -41,24 +41,34 @@ type Manager struct {
 }
 
 // Begin ends what this broker id left behind, starts a session, takes all
-// slots and recovers their partitions. The caller runs the Manager next.
+// slots and recovers their partitions. Steps that fail, but not for good, are
+// tried again until ctx ends. The caller runs the Manager next.
 func Begin(ctx context.Context, o Options) (*Manager, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	mine, err := o.Catalog.StartSession(ctx, o.Broker, o.Addr, o.Rack)
-	if err != nil {
-		return nil, fmt.Errorf("start session: %w", err)
-	}
-	sessions, err := endPredecessors(ctx, &o, originOf(mine))
-	if err != nil {
-		return nil, err
-	}
-	before, after, err := take(ctx, &o, mine, sessions)
+	steps := &patience{log: o.Logger}
+	var mine catalog.Session
+	err := steps.persist(ctx, "start session", func() (err error) {
+		mine, err = o.Catalog.StartSession(ctx, o.Broker, o.Addr, o.Rack)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	tails, err := recovery.Read(ctx, o.Store, o.Catalog, before, sessions)
+	sessions, err := endPredecessors(ctx, &o, steps, originOf(mine))
+	if err != nil {
+		return nil, err
+	}
+	before, after, err := take(ctx, &o, steps, mine, sessions)
+	if err != nil {
+		return nil, err
+	}
+	var tails map[kafka.TopicPartition]*recovery.Tail
+	err = steps.persist(ctx, "recover", func() (err error) {
+		tails, err = recovery.Read(ctx, patientStore{o.Store, steps}, o.Catalog, before, sessions)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +80,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	for _, s := range after {
 		m.slots[s.Slot] = s
 	}
-	if m.logStarts, err = readLogStarts(ctx, &o, after); err != nil {
+	if m.logStarts, err = readLogStarts(ctx, &o, steps, after); err != nil {
 		return nil, err
 	}
 	m.wal = wal.New(m.walOptions())
@@ -79,16 +89,26 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	return m, nil
 }
 
-func readLogStarts(ctx context.Context, o *Options, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
-	all := make(map[kafka.TopicPartition]kafka.Offset)
-	for _, s := range slots {
+func readLogStarts(ctx context.Context, o *Options, steps *patience, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(beginReads)
+	found := make([]map[kafka.TopicPartition]kafka.Offset, len(slots))
+	for i, s := range slots {
 		if s.Epoch == 0 { // never owned before, so nothing was ever written in it
 			continue
 		}
-		starts, err := o.Catalog.LogStarts(ctx, s.Slot)
-		if err != nil {
-			return nil, fmt.Errorf("read log starts of slot %d: %w", s.Slot, err)
-		}
+		g.Go(func() error {
+			return steps.persist(ctx, fmt.Sprintf("read log starts of slot %d", s.Slot), func() (err error) {
+				found[i], err = o.Catalog.LogStarts(ctx, s.Slot)
+				return err
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	all := make(map[kafka.TopicPartition]kafka.Offset)
+	for _, starts := range found {
 		maps.Copy(all, starts)
 	}
 	return all, nil

@@ -13,16 +13,24 @@ import (
 // endPredecessors ends every session of this broker id that is not sealed
 // yet, as anyone may end a suspected one: fence, seal the WAL, record where.
 // It returns all sessions of the catalogue, the ended ones as they are now.
-func endPredecessors(ctx context.Context, o *Options, sealer bundle.Origin) (map[catalog.SessionID]catalog.Session, error) {
-	all, err := o.Catalog.AllSessions(ctx)
+func endPredecessors(ctx context.Context, o *Options, steps *patience, sealer bundle.Origin) (map[catalog.SessionID]catalog.Session, error) {
+	var all []catalog.Session
+	err := steps.persist(ctx, "list sessions", func() (err error) {
+		all, err = o.Catalog.AllSessions(ctx)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list sessions: %w", err)
+		return nil, err
 	}
 	sessions := make(map[catalog.SessionID]catalog.Session, len(all))
 	for _, s := range all {
 		if s.ID.Broker == o.Broker && s.State != catalog.Sealed && s.ID.Epoch != sealer.Epoch {
-			if s, err = endSession(ctx, o, s, sealer); err != nil {
-				return nil, fmt.Errorf("end session %d/%d: %w", s.ID.Broker, s.ID.Epoch, err)
+			err := steps.persist(ctx, fmt.Sprintf("end session %d/%d", s.ID.Broker, s.ID.Epoch), func() (err error) {
+				s, err = endSession(ctx, o, s, sealer)
+				return err
+			})
+			if err != nil {
+				return nil, err
 			}
 		}
 		sessions[s.ID] = s
@@ -56,10 +64,13 @@ func endSession(ctx context.Context, o *Options, s catalog.Session, sealer bundl
 
 // take takes all slots for a new session. It returns them as they were, which
 // is what recovery needs, and as they are now.
-func take(ctx context.Context, o *Options, mine catalog.Session, ended map[catalog.SessionID]catalog.Session) (before, after []catalog.Slot, err error) {
-	before, err = o.Catalog.Slots(ctx)
+func take(ctx context.Context, o *Options, steps *patience, mine catalog.Session, ended map[catalog.SessionID]catalog.Session) (before, after []catalog.Slot, err error) {
+	err = steps.persist(ctx, "read slots", func() (err error) {
+		before, err = o.Catalog.Slots(ctx)
+		return err
+	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("read slots: %w", err)
+		return nil, nil, err
 	}
 	before = withMissing(before, o.Slots)
 	for i := range before {
@@ -76,11 +87,16 @@ func take(ctx context.Context, o *Options, mine catalog.Session, ended map[catal
 	}
 	for lo := 0; lo < len(next); lo += takeBatch {
 		hi := min(lo+takeBatch, len(next))
-		taken, err := o.Catalog.TakeSlots(ctx, mine, ended, next[lo:hi])
+		err := steps.persist(ctx, fmt.Sprintf("take slots %d to %d", lo, hi-1), func() error {
+			taken, err := o.Catalog.TakeSlots(ctx, mine, ended, next[lo:hi])
+			if err == nil {
+				after = append(after, taken...)
+			}
+			return err
+		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("take slots %d to %d: %w", lo, hi-1, err)
+			return nil, nil, err
 		}
-		after = append(after, taken...)
 	}
 	return before, after, nil
 }

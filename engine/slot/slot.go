@@ -62,6 +62,7 @@ func (o *Options) validate() error {
 // Bounds on single calls to the catalogue and the object store.
 const (
 	callTimeout  = 30 * time.Second
+	beginReads   = 32       // reads of the catalogue at a time when a session begins
 	takeBatch    = 40       // slots in one take
 	commitBatch  = 90       // slots in one checkpoint commit
 	maxCkpts     = 8        // checkpoints a slot names before they are merged

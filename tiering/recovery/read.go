@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
@@ -15,14 +17,22 @@ import (
 
 const callTimeout = 30 * time.Second
 
-var errBehind = errors.New("a segment ends behind the log's end")
+// settleReads is how many newest segments are asked for at a time: a remote
+// catalogue takes some milliseconds for each.
+const settleReads = 32
+
+// ErrInconsistent is the error, wrapped, of what was read well and does not
+// fit together: reading it again does not help.
+var ErrInconsistent = errors.New("recovery: what is there does not fit together")
+
+var errBehind = fmt.Errorf("%w: a segment ends behind the log's end", ErrInconsistent)
 
 // Read reads what the slots name and returns their partitions' tails. sessions
 // has all that the slots' spans name; a session's WAL is read up to its
 // SealedAt, whatever its state. The topics that are there now, after the slots
 // were read or taken, are what is read of: their snapshot is brought up to date first.
-// Errors: wal.ErrHole for an object that should be there, wrapped; those of store and
-// catalogue.
+// Errors: wal.ErrHole for an object that should be there and ErrInconsistent,
+// wrapped; those of store and catalogue.
 func Read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (map[kafka.TopicPartition]*Tail, error) {
 	r, err := read(ctx, store, cat, slots, sessions)
 	if err != nil {
@@ -52,7 +62,7 @@ func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 	for _, sp := range joinSpans(slots) {
 		s, ok := sessions[sp.Session]
 		if !ok {
-			return nil, fmt.Errorf("recover: no item of session %d/%d, which a slot names", sp.Session.Broker, sp.Session.Epoch)
+			return nil, fmt.Errorf("recover: %w: no item of session %d/%d, which a slot names", ErrInconsistent, sp.Session.Broker, sp.Session.Epoch)
 		}
 		if err := r.span(ctx, store, sp, s); err != nil {
 			return nil, err
@@ -78,12 +88,12 @@ func (r *Recovery) span(ctx context.Context, store objstore.Store, sp catalog.Sp
 }
 
 func (r *Recovery) settle(ctx context.Context, cat *catalog.Catalog) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(settleReads)
 	for tp, t := range r.tails {
-		if err := settleSealed(ctx, cat, tp, t); err != nil {
-			return err
-		}
+		g.Go(func() error { return settleSealed(ctx, cat, tp, t) })
 	}
-	return nil
+	return g.Wait()
 }
 
 // settleSealed asks the catalogue what of the tail was sealed after the newest

@@ -68,7 +68,7 @@ func (r *Recovery) Checkpoint(key string, o *bundle.Object) error {
 		t := r.tail(s.Slot, s.TP)
 		ref := s.Ref(key)
 		if n := len(t.Hot); n > 0 && ref.Base <= t.Hot[n-1].Last {
-			return fmt.Errorf("recover %s: checkpoint %s has offset %d again", s.TP, key, ref.Base)
+			return fmt.Errorf("recover %s: %w: checkpoint %s has offset %d again", s.TP, ErrInconsistent, key, ref.Base)
 		}
 		t.Hot = append(t.Hot, ref)
 	}
@@ -88,7 +88,7 @@ func (r *Recovery) WAL(session catalog.SessionID, seq int64, key string, o *bund
 		case ref.Last < t.State.NextOffset:
 			continue
 		case ref.Base != t.State.NextOffset:
-			return fmt.Errorf("recover %s: %s begins at offset %d, want %d", s.TP, key, ref.Base, t.State.NextOffset)
+			return fmt.Errorf("recover %s: %w: %s begins at offset %d, want %d", s.TP, ErrInconsistent, key, ref.Base, t.State.NextOffset)
 		}
 		for _, b := range s.Batches {
 			Fold(&t.State, b)

@@ -120,7 +120,7 @@ def produce(kafka, a, batch):
     show("RSS while producing", f"{max(r['rss'] for r in vs) / max(r['rss'] for r in ks):.2f} x", "<= 0.25 x", max(r["rss"] for r in vs) <= 0.25 * max(r["rss"] for r in ks), f"{max(r['rss'] for r in vs)} : {max(r['rss'] for r in ks)} MiB")
     sealed = []
     for i in range(a.rounds):
-        b = Varve("wal.checkpoint.bytes=67108864", "log.segment.bytes=67108864", "log.roll.ms=2000")
+        b = Varve("log.segment.bytes=67108864", "log.roll.ms=2000")
         before = cpu(b.pid)
         r = loadgen(b.pid, b.boot, "produce-max", topic=f"s{batch}-{i}", seconds=a.seconds, batch=batch)
         end = time.time() + 120
@@ -151,7 +151,7 @@ def consume(kafka, a):
     ks, hot, cold = [], [], []
     for i in range(a.rounds):
         v = Varve(*HELD)
-        s = Varve("wal.checkpoint.bytes=67108864", "log.segment.bytes=67108864", "log.roll.ms=2000")
+        s = Varve("log.segment.bytes=67108864", "log.roll.ms=2000")
         n = {}
         for b in (kafka, v, s):
             n[b.boot] = loadgen(b.pid, b.boot, "produce-max", topic=f"c-{i}", seconds=a.seconds, batch=262144)["records"]

@@ -217,18 +217,25 @@ func (s *Store) addFile(name string, make func(tmp string) error) error {
 // another: the names tell how each put ended. Where it fails, the pack stays as
 // a killed home leaves it, and who is the home next, this Store or another, settles it.
 func (s *Store) retire(ctx context.Context, f *folder, p *openPack) {
-	err := errors.Join(s.closePack(f.dir, p.id, p.file, p.next), p.file.Close())
-	if err != nil {
+	if err := s.finish(ctx, f.dir, p); err != nil {
 		f.freeHome()
 		return
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.changing = false
 	if f.puts = s.packAfter; p.failed {
 		f.puts = 0
 	}
-	f.mu.Unlock()
-	_, _ = s.collect(ctx, f.dir, p.id) // else a later Delete does, or who settles the folder
+}
+
+// finish closes a pack, and removes it if it has no objects.
+func (s *Store) finish(ctx context.Context, dir string, p *openPack) error {
+	if err := errors.Join(s.closePack(dir, p.id, p.file, p.next), p.file.Close()); err != nil {
+		return err
+	}
+	_, _ = s.collect(ctx, dir, p.id) // else a later Delete does, or who settles the folder
+	return nil
 }
 
 // leaveHomes makes this Store the home of at most n folders, if it can: those
@@ -261,7 +268,7 @@ func (s *Store) leaveHome(ctx context.Context, f *folder) bool {
 		return false
 	}
 	if p != nil {
-		s.retire(ctx, f, p)
+		_ = s.finish(ctx, f.dir, p) // else who is the home next settles it
 	}
 	f.freeHome()
 	return true

@@ -122,6 +122,32 @@ func TestHomes(t *testing.T) {
 	}
 }
 
+// TestPutWhileLeaving: no pack is begun in a folder that is being left.
+func TestPutWhileLeaving(t *testing.T) {
+	m := vfs.NewMem()
+	s := openPacked(t, m)
+	mustPut(t, s, "wal/a/0", "x")
+	if err := s.Delete(t.Context(), "wal/a/0"); err != nil {
+		t.Fatal(err)
+	}
+	puts := 0
+	m.SetHook(func(op vfs.Op) error {
+		if op.Kind == vfs.OpRemove && strings.Contains(op.Path, "wal/a/~pack-") {
+			puts++
+			mustPut(t, s, fmt.Sprint("wal/a/", puts), "y")
+		}
+		return nil
+	})
+	for i := range maxHomes {
+		mustPut(t, s, fmt.Sprintf("wal/%d/0", i), "x")
+	}
+	f := s.folders.use("db/objects/wal/a")
+	defer s.folders.done(f)
+	if puts != 1 || f.pack != nil || f.home != nil {
+		t.Errorf("%d puts while the folder was left; pack %v, lock %v", puts, f.pack, f.home)
+	}
+}
+
 // TestPackSpace: a pack that is closed takes what its objects need, and one
 // without objects nothing.
 func TestPackSpace(t *testing.T) {

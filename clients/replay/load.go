@@ -39,8 +39,10 @@ type block struct {
 	weight   int64 // bytes that it holds of memory
 	memory   *semaphore.Weighted
 
-	raw, plain []byte
-	batches    []batch
+	packed  []byte // as it lies in the object
+	raw     []byte // whole batches
+	plain   []byte // records of those that were compressed by their producer
+	batches []batch
 }
 
 // batch is a data batch of a block.
@@ -52,12 +54,40 @@ type batch struct {
 
 func (b *block) reset() { b.raw, b.plain, b.batches = b.raw[:0], b.plain[:0], b.batches[:0] }
 
+// freeBlocks are blocks to be used again: as many as were in use at a time.
+type freeBlocks struct {
+	mu  sync.Mutex
+	all []*block
+}
+
+func (f *freeBlocks) take() *block {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(f.all)
+	if n == 0 {
+		return new(block)
+	}
+	b := f.all[n-1]
+	f.all = f.all[:n-1]
+	return b
+}
+
+func (f *freeBlocks) give(b *block) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, b)
+}
+
+// drop lets the memory go.
+func (f *freeBlocks) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = nil
+}
+
 // load loads a chunk. What is not where the plan says is looked up anew.
 func (r *Replay) load(ctx context.Context, p *partition, c chunk) (*block, error) {
-	b, _ := r.pool.Get().(*block)
-	if b == nil {
-		b = new(block)
-	}
+	b := r.free.take()
 	b.p, b.from, b.to = p, c.from, c.to
 	b.reset()
 	err := r.fill(ctx, b, c)
@@ -104,18 +134,18 @@ func (r *Replay) fill(ctx context.Context, b *block, c chunk) error {
 // readFrames reads the frames of a chunk in one request, and decompresses them.
 func (r *Replay) readFrames(ctx context.Context, b *block, c chunk) error {
 	first, last := c.frames[0], c.frames[len(c.frames)-1]
-	packed := r.src.scratch(int(last.Pos + int64(last.Len) - first.Pos))
-	defer r.src.give(packed)
+	n := int(last.Pos + int64(last.Len) - first.Pos)
+	b.packed = slices.Grow(b.packed[:0], n)[:n]
 	begin := len(b.raw)
 	return retry(ctx, func() error {
 		b.raw = b.raw[:begin]
-		if err := r.readAt(ctx, c.segment, *packed, first.Pos); err != nil {
+		if err := r.readAt(ctx, c.segment, b.packed, first.Pos); err != nil {
 			return err
 		}
 		for _, f := range c.frames {
 			var err error
 			at := f.Pos - first.Pos
-			if b.raw, err = r.src.dec.Decode(b.raw, f, (*packed)[at:at+int64(f.Len)]); err != nil {
+			if b.raw, err = r.src.dec.Decode(b.raw, f, b.packed[at:at+int64(f.Len)]); err != nil {
 				return fmt.Errorf("read segment %s: %w", c.segment, err)
 			}
 		}
@@ -241,21 +271,3 @@ func aborted(txns []bundle.AbortedTxn, h record.Header) bool {
 		return a.ProducerID == h.ProducerID && a.FirstOffset <= h.BaseOffset && h.BaseOffset <= a.LastOffset
 	})
 }
-
-// buffers are kept for what is read of objects before it is decompressed.
-type buffers struct{ pool sync.Pool }
-
-// scratch returns a buffer of n bytes.
-func (b *buffers) scratch(n int) *[]byte {
-	buf, _ := b.pool.Get().(*[]byte)
-	if buf == nil {
-		buf = new([]byte)
-	}
-	if cap(*buf) < n {
-		*buf = make([]byte, n)
-	}
-	*buf = (*buf)[:n]
-	return buf
-}
-
-func (b *buffers) give(buf *[]byte) { b.pool.Put(buf) }

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	maxTarget = 2 << 20 // bytes of a chunk
+	maxTarget = 1 << 20 // bytes of a chunk
 	minTarget = 512 << 10
-	backlog   = 4 // chunks loaded of a partition besides its share of Parallel
+	backlog   = 1 // chunks loaded of a partition besides its share of Parallel
 )
 
 // reading is one pass of a replay.
@@ -119,6 +119,7 @@ var errEnough = errors.New("enough")
 // stream loads all partitions and sends their blocks, in order, to their
 // sinks, until all is sent, ctx ends or something fails.
 func (r *Replay) stream(ctx context.Context, to func(*partition) sink) error {
+	defer r.free.drop()
 	g, ctx := errgroup.WithContext(ctx)
 	active := 1
 	for _, p := range r.parts {
@@ -256,7 +257,7 @@ func (w *reading) awaitMore(ctx context.Context, p *partition, next kafka.Offset
 func (r *Replay) release(b *block) {
 	b.memory.Release(b.weight)
 	b.memory = nil
-	r.pool.Put(b)
+	r.free.give(b)
 }
 
 // delivery hands the records of blocks to a loop.

@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -99,7 +98,7 @@ type Replay struct {
 	topic catalog.Topic
 	parts []*partition
 	tails *tails
-	pool  sync.Pool // of *block
+	free  freeBlocks
 	count counters
 }
 

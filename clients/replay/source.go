@@ -29,7 +29,6 @@ type Source struct {
 	cat     *catalog.Catalog
 	cold    *cold.Reader
 	dec     *bundle.FrameDecoder
-	buffers // of all replays
 	observe func(slots map[kafka.Slot]bool) looker
 	close   func() error
 }

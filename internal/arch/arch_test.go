@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"engine/broker":     {"internal", "tiering", "engine"},
 	"engine/enginetest": {"internal", "tiering", "engine"},
 
+	"bench":          {"internal", "tiering", "clients"},
 	"clients/varve":  {"internal/kafka"},
 	"clients/replay": {"internal/kafka", "internal/catalog", "internal/meta", "internal/vfs", "tiering"},
 	"functions":      {"internal", "tiering"},

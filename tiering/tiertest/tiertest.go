@@ -13,6 +13,7 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objcache"
@@ -35,11 +36,12 @@ const Slots = 4
 // Owner is a broker that owns all slots. It is used by one goroutine; readers
 // use Store and Meta beside it.
 type Owner struct {
-	Store *memstore.Store
-	Meta  *memmeta.Store
+	Store *memstore.Store // nil with NewOn
+	Meta  *memmeta.Store  // nil with NewOn
 	Cat   *catalog.Catalog
 	Logs  []*Log
 
+	store   objstore.Store
 	t       T
 	ctx     context.Context
 	cache   *objcache.Cache
@@ -69,17 +71,23 @@ func (l *Log) End() kafka.Offset { return l.state.NextOffset }
 // Stable returns the last stable offset.
 func (l *Log) Stable() kafka.Offset { return l.state.LastStable }
 
-// Hot returns how many slices lie behind the sealed segments.
-func (l *Log) Hot() int { return len(l.hot) }
-
 // New begins a cluster in memory with these topics and their numbers of partitions.
 func New(ctx context.Context, t T, topics map[string]int32) *Owner {
 	t.Helper()
-	o := &Owner{Store: memstore.New(), Meta: memmeta.New(), t: t, ctx: ctx, slots: make(map[kafka.Slot]catalog.Slot)}
-	o.Cat = catalog.New(o.Meta)
+	objects, table := memstore.New(), memmeta.New()
+	o := NewOn(ctx, t, table, objects, topics)
+	o.Store, o.Meta = objects, table
+	return o
+}
+
+// NewOn begins a cluster in these stores, which are empty.
+func NewOn(ctx context.Context, t T, table meta.Store, objects objstore.Store, topics map[string]int32) *Owner {
+	t.Helper()
+	o := &Owner{store: objects, t: t, ctx: ctx, slots: make(map[kafka.Slot]catalog.Slot)}
+	o.Cat = catalog.New(table)
 	_, err := o.Cat.Cluster(ctx, Slots)
 	o.check(err)
-	o.cache, err = objcache.New(objcache.Options{Store: o.Store})
+	o.cache, err = objcache.New(objcache.Options{Store: o.store})
 	o.check(err)
 	for _, name := range slices.Sorted(maps.Keys(topics)) {
 		topic, err := o.Cat.CreateTopic(ctx, catalog.Topic{Name: name, Partitions: topics[name]})
@@ -157,7 +165,7 @@ func (o *Owner) Flush() {
 	origin := o.origin()
 	origin.Seq = o.seq
 	bufs, placed, _ := bundle.WALBuffers(origin, o.pending)
-	o.check(o.Store.Put(o.ctx, wal.Key(origin), objstore.Buffers(bufs)))
+	o.check(o.store.Put(o.ctx, wal.Key(origin), objstore.Buffers(bufs)))
 	for i, s := range placed {
 		l := o.log(s.TP)
 		l.hot = append(l.hot, s.Ref(wal.Key(origin)))
@@ -190,7 +198,7 @@ func (o *Owner) Seal(l *Log) {
 }
 
 func (o *Owner) uploads() upload.Options {
-	return upload.Options{Store: o.Store, Cache: o.cache, Origin: o.origin(), Count: &o.count}
+	return upload.Options{Store: o.store, Cache: o.cache, Origin: o.origin(), Count: &o.count}
 }
 
 // Checkpoint writes what lies in the WAL into a checkpoint, or, to merge,
@@ -258,7 +266,7 @@ func (o *Owner) trim(before []catalog.Slot) {
 		}
 	}
 	for lot := range slices.Chunk(dead, objstore.MaxDeleteKeys) {
-		o.check(o.Store.Delete(o.ctx, lot...))
+		o.check(o.store.Delete(o.ctx, lot...))
 	}
 }
 
@@ -268,7 +276,7 @@ func (o *Owner) Restart() {
 	o.t.Helper()
 	fenced, err := o.Cat.FenceSession(o.ctx, o.session)
 	o.check(err)
-	at, err := wal.Seal(o.ctx, o.Store, o.origin(), fenced.Trim+1, bundle.Origin{Broker: 1, Epoch: fenced.ID.Epoch + 1})
+	at, err := wal.Seal(o.ctx, o.store, o.origin(), fenced.Trim+1, bundle.Origin{Broker: 1, Epoch: fenced.ID.Epoch + 1})
 	o.check(err)
 	sealed, err := o.Cat.RecordSeal(o.ctx, fenced, at)
 	o.check(err)
@@ -308,7 +316,7 @@ func (o *Owner) Remove(l *Log, n int) {
 	o.check(o.Cat.RemoveSegments(o.ctx, &l.Topic, segs, empty))
 	for _, s := range segs {
 		if s.Key != "" {
-			o.check(o.Store.Delete(o.ctx, s.Key))
+			o.check(o.store.Delete(o.ctx, s.Key))
 		}
 	}
 }
@@ -331,3 +339,6 @@ func (o *Owner) Named(topic string, partition int32) *Log {
 	o.t.Fatalf("owner: no log %s", fmt.Sprint(topic, "-", partition))
 	return nil
 }
+
+// Tail returns the slices behind the sealed segments.
+func (l *Log) Tail() []bundle.Ref { return l.hot }

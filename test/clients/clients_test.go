@@ -167,9 +167,11 @@ func (r *rig) open(t *testing.T, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
+// create creates a topic that keeps its records, whose timestamps are years ago.
 func (r *rig) create(t *testing.T, topic string, partitions int32) {
 	t.Helper()
-	if _, err := kadm.NewClient(r.open(t)).CreateTopic(t.Context(), partitions, 1, nil, topic); err != nil {
+	keep := map[string]*string{"retention.ms": kadm.StringPtr("-1")}
+	if _, err := kadm.NewClient(r.open(t)).CreateTopic(t.Context(), partitions, 1, keep, topic); err != nil {
 		t.Fatal(err)
 	}
 }

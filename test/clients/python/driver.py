@@ -54,9 +54,10 @@ def before_deadline():
     return True
 
 
-def rebalance(member):
+def rebalance(member, wake=lambda: None):
     """As driver.Rebalance in Go. member(stop, have) runs a member until the
-    event stop is set, calling have(n) with its number of partitions."""
+    event stop is set, calling have(n) with its number of partitions. wake is
+    called after stop is set."""
     counts, changed, errors = {}, threading.Condition(), []
 
     def start(name):
@@ -93,10 +94,13 @@ def rebalance(member):
         members.append(start("b"))
         wait_for(2, 2)
         members[1][0].set()
+        wake()
         wait_for(4)
     finally:
-        for stop, thread in members:
+        for stop, _ in members:
             stop.set()
+        wake()
+        for _, thread in members:
             thread.join()
     if errors:
         raise errors[0]

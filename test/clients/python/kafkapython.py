@@ -3,9 +3,14 @@
 import sys
 
 import kafka
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 import driver
+
+# A poll that ends between a JoinGroup and its SyncGroup never takes up the
+# assignment, in kafka-python 3.0: a poll must outlast every rebalance. It
+# returns at once when there are records.
+POLL = 30_000
 
 
 class Client:
@@ -33,7 +38,7 @@ class Client:
 
     def read(self, c, count):
         while count > 0 and driver.before_deadline():
-            for batch in c.poll(100, max_records=count).values():
+            for batch in c.poll(POLL, max_records=count).values():
                 for m in batch:
                     driver.Record(m.partition, m.offset, m.timestamp, m.key, m.value, m.headers).print()
                     count -= 1
@@ -55,13 +60,29 @@ class Client:
         c.close()
 
     def group(self, topic, group):
+        class Listener(ConsumerRebalanceListener):
+            def __init__(self, have):
+                self.have = have
+
+            def on_partitions_revoked(self, revoked):
+                self.have(0)
+
+            def on_partitions_assigned(self, assigned):
+                self.have(len(assigned))
+
         def member(stop, have):
-            c = self.consumer(topic, group_id=group, heartbeat_interval_ms=200)
+            c = self.consumer(group_id=group, heartbeat_interval_ms=200)
+            c.subscribe([topic], listener=Listener(have))
             while not stop.is_set():
-                c.poll(100)
-                have(len(c.assignment()))
+                c.poll(POLL)
             c.close()
-        driver.rebalance(member)
+
+        def wake():  # with a record in each partition, whoever has it
+            p = self.producer()
+            for partition in range(4):
+                p.send(topic, b"", partition=partition)
+            p.close()
+        driver.rebalance(member, wake)
 
     def commit(self, mode, topic, group, count):
         c = self.consumer(topic, group_id=group, enable_auto_commit=mode == "auto", auto_commit_interval_ms=100)
@@ -84,7 +105,7 @@ class Client:
         c.assign([TopicPartition(topic, 0)])
         c.seek_to_beginning()
         while driver.before_deadline():
-            for (m,) in c.poll(100, max_records=1).values():
+            for (m,) in c.poll(POLL, max_records=1).values():
                 if m.value != value:
                     raise ValueError("other bytes came back")
                 c.close()

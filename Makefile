@@ -21,7 +21,7 @@ test: ## install what the tests need, and run everything
 	@$(STAGE) set-up-suites .ci/setup-suites
 	@$(STAGE) set-up-clients .ci/setup-clients
 	@$(STAGE) set-up-aws .ci/setup-aws
-	@$(MAKE) --no-print-directory lint unit models sim end-to-end tools clients suites aws
+	@$(MAKE) --no-print-directory lint unit models sim end-to-end tools clients suites aws infra
 
 lint: ## formatting and vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
@@ -56,6 +56,9 @@ aws: build ## the adapters, and brokers on them, against LocalStack, DynamoDB Lo
 	@.ci/setup-aws
 	@$(STAGE) aws go -C test test -count=1 ./aws
 
+infra: ## the deployment's templates (needs Node)
+	@$(STAGE) infra .ci/infra
+
 soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
 	@$(STAGE) unit go test -count=1 ./...
 	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
@@ -65,4 +68,4 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 bench: build ## measure against Apache Kafka, side by side
 	@bench/run.py
 
-.PHONY: help build run demo test lint unit models sim end-to-end tools clients suites aws soak bench
+.PHONY: help build run demo test lint unit models sim end-to-end tools clients suites aws infra soak bench

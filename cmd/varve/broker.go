@@ -32,6 +32,7 @@ type brokerFlags struct {
 	advertise string
 	rack      string
 	id        int32
+	fargate   bool
 	configs   []string
 	logLevel  string
 }
@@ -58,6 +59,7 @@ func newBrokerCommand() *cobra.Command {
 	fs.StringVar(&f.advertise, "advertise", "", "host:port that clients are told (default: the listener's)")
 	fs.StringVar(&f.rack, "rack", "", "rack or zone of this broker")
 	fs.Int32Var(&f.id, "id", 1, "broker id")
+	fs.BoolVar(&f.fargate, "fargate", false, "take --id, --rack and --advertise from the metadata of the Fargate task that this broker runs in")
 	fs.StringArrayVar(&f.configs, "config", nil, "broker setting key=value, by Kafka's names; may be repeated")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -91,6 +93,11 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
+	}
+	if f.fargate {
+		if err := f.fromTask(cmd.Context(), os.Getenv(fargateURI), cmd.Flags().Changed); err != nil {
+			return err
+		}
 	}
 	unlock, err := f.lock()
 	if err != nil {

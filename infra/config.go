@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/aws/constructs-go/constructs/v10"
+	"github.com/aws/jsii-runtime-go"
+)
+
+// Config is the size and the names of one deployment. Each field is a context
+// value, `-c name=value`, or comes from the stack size that `-c size=` names.
+type Config struct {
+	Name        string  // of the stack and of the cluster, in tags, alarms and the dashboard
+	Size        string  // "standard" or "dev"
+	Prefix      string  // of all object keys in the bucket; "": none
+	Cidr        string  // of the VPC
+	Zones       int     // availability zones; a broker's rack is its zone
+	Brokers     int     // brokers at least; 0: neither VPC nor brokers, only storage and functions
+	MaxBrokers  int     // brokers at most
+	CPU         int     // of a broker, 1024 a vCPU; Fargate's combinations with MemoryMiB
+	MemoryMiB   int     // of a broker
+	DiskGiB     int     // of a broker's cache, 21 to 200 (Fargate's ephemeral storage)
+	LogDays     float64 // that logs are kept
+	Reserve     bool    // reserves concurrency for the functions; takes it from the account's limit
+	Disposable  bool    // bucket and table go with the stack
+	AlarmEmail  string  // is told of alarms; "": nobody
+	Permissions string  // ARN of a permissions boundary of all roles; "": none
+}
+
+// sizes are the stack sizes.
+var sizes = map[string]Config{
+	"standard": {
+		Zones: 3, Brokers: 3, MaxBrokers: 9, CPU: 2048, MemoryMiB: 8192, DiskGiB: 100, LogDays: 30, Reserve: true,
+	},
+	"dev": {
+		Zones: 1, Brokers: 1, MaxBrokers: 1, CPU: 512, MemoryMiB: 1024, DiskGiB: 21, LogDays: 7, Disposable: true,
+	},
+}
+
+// configOf reads the context values of an app.
+func configOf(app constructs.Construct) (Config, error) {
+	v := values{node: app.Node()}
+	size := v.text("size", "standard")
+	c, ok := sizes[size]
+	if !ok {
+		return Config{}, fmt.Errorf("context size=%q: standard or dev", size)
+	}
+	c = Config{
+		Name: v.text("name", "varve"), Size: size, Prefix: v.text("prefix", ""), Cidr: v.text("cidr", "10.84.0.0/16"),
+		Zones: v.number("zones", c.Zones), Brokers: v.number("brokers", c.Brokers), MaxBrokers: v.number("maxBrokers", c.MaxBrokers),
+		CPU: v.number("cpu", c.CPU), MemoryMiB: v.number("memory", c.MemoryMiB), DiskGiB: v.number("disk", c.DiskGiB),
+		LogDays: float64(v.number("logDays", int(c.LogDays))), Reserve: v.flag("reserve", c.Reserve), Disposable: v.flag("disposable", c.Disposable),
+		AlarmEmail: v.text("alarmEmail", ""), Permissions: v.text("permissionsBoundary", ""),
+	}
+	c.MaxBrokers = max(c.MaxBrokers, c.Brokers)
+	return c, errors.Join(append(v.errs, c.validate())...)
+}
+
+func (c Config) validate() error {
+	var errs []error
+	within := func(name string, v, lo, hi int) {
+		if v < lo || v > hi {
+			errs = append(errs, fmt.Errorf("context %s=%d: %d to %d", name, v, lo, hi))
+		}
+	}
+	within("zones", c.Zones, 1, 6)
+	within("brokers", c.Brokers, 0, 200)
+	within("maxBrokers", c.MaxBrokers, c.Brokers, 200)
+	within("disk", c.DiskGiB, 21, 200)
+	return errors.Join(errs...)
+}
+
+// maxHealthyPercent lets a deployment start one broker more than there are, so
+// that it drains one at a time.
+func (c Config) maxHealthyPercent() float64 {
+	return 100 + math.Ceil(100/float64(max(1, c.Brokers)))
+}
+
+// values reads context values, which come as text from the command line and
+// as JSON from cdk.json.
+type values struct {
+	node constructs.Node
+	errs []error
+}
+
+func (v *values) get(name string) (string, bool) {
+	x := v.node.TryGetContext(jsii.String(name))
+	if x == nil {
+		return "", false
+	}
+	return fmt.Sprint(x), true
+}
+
+func (v *values) text(name, def string) string {
+	if s, ok := v.get(name); ok {
+		return s
+	}
+	return def
+}
+
+func (v *values) number(name string, def int) int {
+	s, ok := v.get(name)
+	if !ok {
+		return def
+	}
+	var n int
+	if _, err := fmt.Sscanf(s, "%d", &n); err != nil || fmt.Sprint(n) != s {
+		v.errs = append(v.errs, fmt.Errorf("context %s=%q: a whole number", name, s))
+	}
+	return n
+}
+
+func (v *values) flag(name string, def bool) bool {
+	switch s, ok := v.get(name); {
+	case !ok:
+		return def
+	case s == "true":
+		return true
+	case s == "false":
+		return false
+	default:
+		v.errs = append(v.errs, fmt.Errorf("context %s=%q: true or false", name, s))
+		return def
+	}
+}

@@ -54,6 +54,10 @@ func (b Buffers) Size() int64 {
 	return n
 }
 
+// Alone is the body of an object that outlives those that are put around it: a
+// store that has several objects in one file gives it one of its own.
+type Alone struct{ Body }
+
 // Info describes an object in a listing.
 type Info struct {
 	Key  string

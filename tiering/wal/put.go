@@ -32,6 +32,14 @@ func newObject(k bundle.Kind, o bundle.Origin, body [][]byte, sum uint32) object
 	return object{kind: k, origin: o, key: Key(o), body: body, sum: sum}
 }
 
+// content returns what is put. Seals stay when the objects around them go.
+func (o *object) content() objstore.Body {
+	if o.kind == bundle.KindSeal {
+		return objstore.Alone{Body: o.body}
+	}
+	return o.body
+}
+
 // outcome is what is known about a PUT in the end.
 type outcome int
 
@@ -109,12 +117,12 @@ func (p *putter) attempt(ctx context.Context, o *object) error {
 	start := time.Now()
 	after, ok := p.hedge.p99()
 	if !ok {
-		err := p.store.Put(ctx, o.key, o.body)
+		err := p.store.Put(ctx, o.key, o.content())
 		p.observe(start, err)
 		return err
 	}
 	results := make(chan error, 2)
-	put := func() { results <- p.store.Put(ctx, o.key, o.body) }
+	put := func() { results <- p.store.Put(ctx, o.key, o.content()) }
 	p.spare.Go(put)
 	timer := time.NewTimer(after)
 	defer timer.Stop()

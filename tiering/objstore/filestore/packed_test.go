@@ -241,6 +241,28 @@ func TestLargePacked(t *testing.T) {
 	}
 }
 
+// TestAlone: an object that outlives its neighbours does not keep their space.
+func TestAlone(t *testing.T) {
+	m := vfs.NewMem()
+	s := openPacked(t, m)
+	mustPut(t, s, "wal/1/0", "x")
+	if err := s.Put(t.Context(), "wal/1/1", objstore.Alone{Body: objstore.Buffers{[]byte("seal")}}); err != nil {
+		t.Fatal(err)
+	}
+	if isPacked(t, s, "wal/1/1") {
+		t.Error("it is in a pack")
+	}
+	if err := s.Delete(t.Context(), "wal/1/0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, _ := packs(t, m, "db/objects/wal/1"); n != 0 {
+		t.Errorf("%d packs are left", n)
+	}
+}
+
 // TestMissingPack: an object whose pack is gone is an error, not an absent object.
 func TestMissingPack(t *testing.T) {
 	m := vfs.NewMem()

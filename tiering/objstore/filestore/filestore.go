@@ -1,6 +1,6 @@
 // Package filestore is the object store on local files, shared by any number
 // of processes of one machine. An object has a file of its own or, below the
-// prefixes given to Open, a record in a pack, which costs less than half.
+// prefixes given to Open, a record in a pack, which costs about half.
 //
 // A put never shows part of an object, and one that returned nil outlives a
 // loss of power. That of a file:

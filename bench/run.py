@@ -37,6 +37,7 @@ def loadgen(pid, boot, cmd, **flags):
     args = [os.path.join(ROOT, ".tools", "loadgen"), cmd, "--bootstrap", boot, "--pid", f"server:{pid}"]
     for k, v in flags.items():
         args += ["--" + k.replace("_", "-"), str(v)]
+    os.sync()  # what one broker left to be written is not to be paid by the other
     others = machine_cpu()
     out = json.loads(subprocess.run(args, check=True, capture_output=True, text=True, timeout=300).stdout)
     used = out["procs"]["server"]["cpu_s"]

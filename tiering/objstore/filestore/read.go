@@ -61,10 +61,8 @@ func (s *Store) readAt(name string, p []byte, off int64) (n int, size int64, err
 	}
 	defer release(h)
 	from, count, eof := objstore.Range(size, off, len(p))
-	want := count
-	if begin > 0 { // a packed object is followed by zeros, and whole blocks are read past the page cache
-		want = min(len(p), (count+pack.Block-1)&^(pack.Block-1))
-	}
+	// Whole blocks are read past the page cache: what follows an object is zeros in a pack, else the file's end.
+	want := min(len(p), (count+pack.Block-1)&^(pack.Block-1))
 	n, err = h.file.ReadAt(p[:want], begin+from)
 	if n = min(n, count); n == count { // objects never grow or shrink
 		err = nil

@@ -53,6 +53,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newBrokerCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newReplayCommand(), newGroupCommand(), newSegmentCommand(), newBenchCommand())
+	root.AddCommand(newBrokerCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newReplayCommand(), newGroupCommand(), newSegmentCommand(), newVerifyCommand(), newBenchCommand())
 	return root
 }

@@ -12,18 +12,17 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
-	"github.com/varvelog/varve/tiering/cold"
 )
 
 func newSegmentCommand() *cobra.Command {
 	f := new(storeFlags)
 	cmd := &cobra.Command{
 		Use:   "segment",
-		Short: "List, dump and verify sealed segments, beside a running broker or without one",
+		Short: "List and dump sealed segments, beside a running broker or without one",
 	}
 	f.register(cmd.PersistentFlags(), "data directory")
 	cmd.PersistentFlags().Bool("json", false, "print JSON")
-	cmd.AddCommand(newSegmentList(f), newSegmentDump(f), newSegmentVerify(f))
+	cmd.AddCommand(newSegmentList(f), newSegmentDump(f))
 	return cmd
 }
 
@@ -50,7 +49,6 @@ type segmentRow struct {
 	RawSize   int64     `json:"raw_bytes"`
 	MaxTime   time.Time `json:"max_timestamp"`
 	Key       string    `json:"key"`
-	Problem   string    `json:"problem,omitempty"`
 }
 
 // eachSegment calls fn with the segments of the topics named, or of all.
@@ -116,46 +114,6 @@ func printSegments(cmd *cobra.Command, rows []segmentRow) error {
 			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", r.Topic, r.Partition, r.Base, r.End, r.Records, r.Size, r.RawSize, r.MaxTime.Format(time.RFC3339), r.Key)
 		}
 	})
-}
-
-func newSegmentVerify(f *storeFlags) *cobra.Command {
-	return &cobra.Command{
-		Use: "verify [TOPIC …]", Short: "Read sealed segments and check every frame, batch and count",
-		Long: "Read sealed segments and check every frame, batch and count. Exit code 0: all is well; 2: a segment is missing or damaged.",
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			cat, st, err := openCluster(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, st.Close()) }()
-			rows, bad := []segmentRow{}, 0
-			if err := eachSegment(cmd.Context(), cat, args, func(t *catalog.Topic, s catalog.Segment) error {
-				row := rowOf(t, s)
-				if err := cold.VerifySegment(cmd.Context(), st.objects, s); err != nil {
-					row.Problem = err.Error()
-					bad++
-				}
-				rows = append(rows, row)
-				return cmd.Context().Err()
-			}); err != nil {
-				return err
-			}
-			if err := printerOf(cmd).value(rows, func(w io.Writer) {
-				for _, r := range rows {
-					if r.Problem != "" {
-						fmt.Fprintf(w, "%s-%d at %d: %s\n", r.Topic, r.Partition, r.Base, r.Problem)
-					}
-				}
-				fmt.Fprintf(w, "%d segments, %d bad\n", len(rows), bad)
-			}); err != nil {
-				return err
-			}
-			if bad > 0 {
-				return &exitError{code: 2, err: fmt.Errorf("%d of %d segments are missing or damaged", bad, len(rows))}
-			}
-			return nil
-		},
-	}
 }
 
 func newSegmentDump(f *storeFlags) *cobra.Command {

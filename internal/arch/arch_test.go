@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"tiering/cold":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/objcache", "tiering/bundle"},
 	"tiering/recovery":  {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal"},
 	"tiering/retention": {"internal/kafka", "internal/catalog", "tiering/objstore"},
+	"tiering/verify":    {"internal/kafka", "internal/catalog", "tiering"},
 	"tiering/tiertest":  {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},

@@ -85,6 +85,23 @@ func (c *Catalog) Sessions(ctx context.Context, broker int32) ([]Session, error)
 	return sessions, nil
 }
 
+// SessionEpochs returns the highest session epoch that each broker id had.
+func (c *Catalog) SessionEpochs(ctx context.Context) (map[int32]int64, error) {
+	items, err := c.all(ctx, "sessions", "")
+	if err != nil {
+		return nil, fmt.Errorf("list brokers: %w", err)
+	}
+	epochs := make(map[int32]int64, len(items))
+	for _, it := range items {
+		f := read(it)
+		epochs[int32(f.int("broker"))] = f.int("epoch")
+		if f.err != nil {
+			return nil, f.err
+		}
+	}
+	return epochs, nil
+}
+
 // AllSessions returns the sessions of all brokers.
 func (c *Catalog) AllSessions(ctx context.Context) ([]Session, error) {
 	brokers, err := c.all(ctx, "sessions", "")

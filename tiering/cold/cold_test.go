@@ -286,24 +286,3 @@ func TestVerifySegment(t *testing.T) {
 		t.Errorf("failing store: %v", err)
 	}
 }
-
-func TestVerifyEntries(t *testing.T) {
-	seg := func(base, end kafka.Offset, key string) catalog.Segment {
-		return catalog.Segment{Base: base, End: end, Key: key}
-	}
-	for name, c := range map[string]struct {
-		segs []catalog.Segment
-		ok   bool
-	}{
-		"none":    {nil, true},
-		"follow":  {[]catalog.Segment{seg(5, 7, "a"), seg(7, 9, ""), seg(9, 10, "b")}, true},
-		"gap":     {[]catalog.Segment{seg(5, 7, "a"), seg(8, 9, "b")}, false},
-		"overlap": {[]catalog.Segment{seg(5, 7, "a"), seg(6, 9, "b")}, false},
-		"empty":   {[]catalog.Segment{seg(5, 5, "a")}, false},
-		"back":    {[]catalog.Segment{seg(5, 4, "")}, false},
-	} {
-		if err := VerifyEntries(c.segs); (err == nil) != c.ok || err != nil && !errors.Is(err, bundle.ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}

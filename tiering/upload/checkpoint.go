@@ -51,6 +51,13 @@ func checkpointKey(o bundle.Origin, n int64) string {
 	return fmt.Sprintf("ckpt/%010d/%020d/%020d", o.Broker, o.Epoch, n)
 }
 
+// ParseCheckpointKey reads the key of a checkpoint: who wrote it, and its number
+// as Seq. ok is false for any other key.
+func ParseCheckpointKey(key string) (o bundle.Origin, ok bool) {
+	n, err := fmt.Sscanf(key, "ckpt/%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
+	return o, err == nil && n == 3 && checkpointKey(o, o.Seq) == key
+}
+
 func (o *Options) writeCheckpoint(ctx context.Context, cw *bundle.CheckpointWriter, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
 	for _, p := range parts {

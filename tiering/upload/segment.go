@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
@@ -48,6 +49,23 @@ func Segment(ctx context.Context, o Options, src Source) (catalog.Segment, error
 // the writer's number for it.
 func segmentKey(src Source, o bundle.Origin, n int64) string {
 	return fmt.Sprintf("seg/%s/%010d/%020d-%010d-%020d-%020d", src.TP.Topic.Hex(), src.TP.Partition, src.Base, o.Broker, o.Epoch, n)
+}
+
+// ParseSegmentKey reads the key of a segment: whose records, from which offset
+// on, and who wrote it, with its number as Seq. ok is false for any other key.
+func ParseSegmentKey(key string) (tp kafka.TopicPartition, base kafka.Offset, o bundle.Origin, ok bool) {
+	parts := strings.Split(key, "/")
+	if len(parts) != 4 || parts[0] != "seg" {
+		return tp, 0, o, false
+	}
+	var err error
+	if tp.Topic, err = kafka.ParseTopicID(parts[1]); err != nil {
+		return tp, 0, o, false
+	}
+	_, perr := fmt.Sscanf(parts[2], "%d", &tp.Partition)
+	_, err = fmt.Sscanf(parts[3], "%d-%d-%d-%d", &base, &o.Broker, &o.Epoch, &o.Seq)
+	ok = err == nil && perr == nil && segmentKey(Source{TP: tp, Base: base}, o, o.Seq) == key
+	return tp, base, o, ok
 }
 
 // epochsWithin returns the leader epochs that have offsets in [base, end).

@@ -402,3 +402,26 @@ func TestPieces(t *testing.T) {
 		}
 	}
 }
+
+// TestParseKeys reads back the keys that are written, and no others.
+func TestParseKeys(t *testing.T) {
+	o := bundle.Origin{Broker: 4, Epoch: 9, Seq: 17}
+	key := segmentKey(Source{TP: testTP, Base: 12}, o, 17)
+	if tp, base, got, ok := ParseSegmentKey(key); !ok || tp != testTP || base != 12 || got != o {
+		t.Errorf("%s: %v, %d, %+v, %v", key, tp, base, got, ok)
+	}
+	ckpt := checkpointKey(o, 17)
+	if got, ok := ParseCheckpointKey(ckpt); !ok || got != o {
+		t.Errorf("%s: %+v, %v", ckpt, got, ok)
+	}
+	for _, bad := range []string{"", "seg", ckpt, key + "0", key + "-1", strings.Replace(key, "seg/07", "seg/0x", 1), "seg/" + key} {
+		if _, _, _, ok := ParseSegmentKey(bad); ok {
+			t.Errorf("%q passes for the key of a segment", bad)
+		}
+	}
+	for _, bad := range []string{"", key, ckpt + "/", "ckpt/4/9/17", "x" + ckpt} {
+		if _, ok := ParseCheckpointKey(bad); ok {
+			t.Errorf("%q passes for the key of a checkpoint", bad)
+		}
+	}
+}

@@ -123,3 +123,9 @@ const KeyPrefix = "wal/"
 func Prefix(broker int32, epoch int64) string {
 	return fmt.Sprintf(KeyPrefix+"%010d/%020d/", broker, epoch)
 }
+
+// ParseKey reads a key that Key made; ok is false for any other.
+func ParseKey(key string) (o bundle.Origin, ok bool) {
+	n, err := fmt.Sscanf(key, "wal/%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
+	return o, err == nil && n == 3 && Key(o) == key
+}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,12 +27,13 @@ type Broker struct {
 	HTTP string // host:port of the HTTP listener
 	Data string // data directory
 
-	bin  string
-	args []string
-	env  []string
-	cmd  *exec.Cmd
-	logs *tail
-	dead chan struct{}
+	bin   string
+	args  []string
+	where []string // of them, those that say where the log is
+	env   []string
+	cmd   *exec.Cmd
+	logs  *tail
+	dead  chan struct{}
 }
 
 // Options say how a broker is started.
@@ -43,7 +45,8 @@ type Options struct {
 }
 
 // Start starts a broker on an empty directory with key=value settings and
-// waits until it is ready. It is killed when the test ends.
+// waits until it is ready. It is killed when the test ends, and what it leaves
+// is verified.
 func Start(t testing.TB, settings ...string) *Broker {
 	t.Helper()
 	return StartWith(t, Options{Settings: settings})
@@ -57,6 +60,7 @@ func StartWith(t testing.TB, o Options) *Broker {
 		b.Data = t.TempDir()
 	}
 	b.args = append([]string{"broker", "--data", b.Data, "--listen", b.Addr, "--http", b.HTTP}, o.Args...)
+	b.where = storeArgs(b.Data, o.Args)
 	b.env = append(os.Environ(), o.Env...)
 	for _, s := range o.Settings {
 		b.args = append(b.args, "--config", s)
@@ -65,12 +69,41 @@ func StartWith(t testing.TB, o Options) *Broker {
 		if b.cmd != nil {
 			b.Kill()
 		}
+		if !t.Failed() {
+			if err := b.Verify(); err != nil {
+				t.Error(err)
+			}
+		}
 		if t.Failed() {
 			t.Logf("last lines of the broker:\n%s", b.logs)
 		}
 	})
 	b.Restart(t)
 	return b
+}
+
+// storeArgs returns the arguments that say where a broker's log is.
+func storeArgs(data string, args []string) []string {
+	out := []string{"--data", data}
+	for i := 0; i+1 < len(args); i++ {
+		if slices.Contains([]string{"--bucket", "--table", "--prefix"}, args[i]) {
+			out = append(out, args[i], args[i+1])
+		}
+	}
+	return out
+}
+
+// Verify runs `varve verify` on what the broker has. The error has what it
+// printed, and wraps an *exec.ExitError.
+func (b *Broker) Verify() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, b.bin, append([]string{"verify"}, b.where...)...)
+	cmd.Env = b.env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("varve verify: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // Restart starts the process again on the same data and ports.

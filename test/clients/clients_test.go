@@ -98,11 +98,12 @@ func (r *rig) client(t *testing.T, c client) {
 // client has no such feature.
 func (r *rig) run(t *testing.T, c client, args ...string) ([]byte, bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	command := append(c.command(r, c.program), r.broker.Addr)
 	cmd := exec.CommandContext(ctx, command[0], append(command[1:], args...)...)
-	cmd.Env = append(os.Environ(), "NODE_PATH="+r.tools("kafkajs/node_modules"), "KAFKAJS_NO_PARTITIONER_WARNING=1")
+	cmd.Env = append(os.Environ(), "NODE_PATH="+r.tools("kafkajs/node_modules"), "KAFKAJS_NO_PARTITIONER_WARNING=1",
+		"JDK_JAVA_OPTIONS=-Djava.io.tmpdir="+t.TempDir()) // snappy-java clears away what others have unpacked
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -179,7 +180,7 @@ func (r *rig) create(t *testing.T, topic string, partitions int32) {
 // read reads n records of a topic with franz-go, in each partition in order.
 func (r *rig) read(t *testing.T, topic string, n int) []*kgo.Record {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cl := r.open(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	var all []*kgo.Record

@@ -114,7 +114,7 @@ type Client interface {
 
 // Main runs the command of the process's arguments.
 func Main(open func(bootstrap string) Client) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := run(ctx, open(os.Args[1]), os.Args[2], os.Args[3:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[2], err)

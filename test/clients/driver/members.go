@@ -44,7 +44,7 @@ func (m *Members) Add(member string, by int) {
 
 // Await waits until the members have these numbers of partitions, in any order.
 func (m *Members) Await(ctx context.Context, want ...int) error {
-	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		m.mu.Lock()

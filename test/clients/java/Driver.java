@@ -72,7 +72,7 @@ final class Driver {
         }
 
         synchronized void await(Integer... want) throws Exception {
-            long deadline = System.nanoTime() + 25_000_000_000L;
+            long deadline = System.nanoTime() + 60_000_000_000L;
             while (true) {
                 if (failed != null) {
                     throw failed;

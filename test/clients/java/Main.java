@@ -24,7 +24,7 @@ import org.apache.kafka.common.utils.AppInfoParser;
 /** Drives kafka-clients, the Java client. */
 public final class Main {
     private static final Duration POLL = Duration.ofMillis(100);
-    private static final long DEADLINE = System.nanoTime() + TimeUnit.MINUTES.toNanos(1);
+    private static final long DEADLINE = System.nanoTime() + TimeUnit.MINUTES.toNanos(2);
 
     private final String bootstrap;
 
@@ -70,7 +70,7 @@ public final class Main {
                 sent.add(p.send(k));
             }
             for (var s : sent) {
-                s.get(30, TimeUnit.SECONDS);
+                s.get(60, TimeUnit.SECONDS);
             }
         }
     }
@@ -86,7 +86,7 @@ public final class Main {
         List<ConsumerRecord<byte[], byte[]>> all = new ArrayList<>();
         while (all.isEmpty()) {
             if (System.nanoTime() > DEADLINE) {
-                throw new Exception("not done in a minute");
+                throw new Exception("not done in two minutes");
             }
             c.poll(POLL).forEach(all::add);
         }
@@ -164,7 +164,7 @@ public final class Main {
 
     private void large(String topic, byte[] value) throws Exception {
         try (var p = producer(Map.of("max.request.size", 20 << 20))) {
-            p.send(new ProducerRecord<>(topic, 0, null, value)).get(30, TimeUnit.SECONDS);
+            p.send(new ProducerRecord<>(topic, 0, null, value)).get(60, TimeUnit.SECONDS);
         }
         try (var c = consumer(Map.of())) {
             c.assign(Set.of(new TopicPartition(topic, 0)));
@@ -176,13 +176,13 @@ public final class Main {
 
     private void admin(String topic) throws Exception {
         try (var a = Admin.create(config(Map.of()))) {
-            a.createTopics(Set.of(new NewTopic(topic, Driver.PARTITIONS, (short) 1))).all().get(30, TimeUnit.SECONDS);
-            var found = a.describeTopics(Set.of(topic)).allTopicNames().get(30, TimeUnit.SECONDS);
+            a.createTopics(Set.of(new NewTopic(topic, Driver.PARTITIONS, (short) 1))).all().get(60, TimeUnit.SECONDS);
+            var found = a.describeTopics(Set.of(topic)).allTopicNames().get(60, TimeUnit.SECONDS);
             if (found.get(topic).partitions().size() != Driver.PARTITIONS) {
                 throw new Exception("describe topics: " + found);
             }
-            a.deleteTopics(Set.of(topic)).all().get(30, TimeUnit.SECONDS);
-            if (a.listTopics().names().get(30, TimeUnit.SECONDS).contains(topic)) {
+            a.deleteTopics(Set.of(topic)).all().get(60, TimeUnit.SECONDS);
+            if (a.listTopics().names().get(60, TimeUnit.SECONDS).contains(topic)) {
                 throw new Exception("the deleted topic is still there");
             }
         }

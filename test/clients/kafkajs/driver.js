@@ -44,7 +44,7 @@ async function rebalance(member) {
   }
   const until = want => new Promise((resolve, reject) => {
     const have = () => JSON.stringify([...counts.values()].sort())
-    const timer = setTimeout(() => reject(new Error(`members have ${have()} partitions, want ${want}`)), 25_000)
+    const timer = setTimeout(() => reject(new Error(`members have ${have()} partitions, want ${want}`)), 60_000)
     changed = () => {
       if (have() === JSON.stringify(want)) { clearTimeout(timer); resolve() }
     }
@@ -74,7 +74,7 @@ async function main(open) {
     large: (topic, size) => client.large(topic, large(Number(size))),
     admin: topic => client.admin(topic),
   }
-  const timer = setTimeout(() => fail(new Error('not done in a minute')), 60_000)
+  const timer = setTimeout(() => fail(new Error('not done in two minutes')), 120_000)
   await Promise.resolve(calls[command](...args)).catch(fail)
   clearTimeout(timer)
 }

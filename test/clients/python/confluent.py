@@ -25,7 +25,7 @@ class Client:
         for r in map(driver.make, range(count)):
             p.produce(topic, r.value, r.key, r.partition, timestamp=r.timestamp, headers=r.headers,
                       on_delivery=lambda err, _: err and failed.append(err))
-        left = p.flush(30)
+        left = p.flush(60)
         if left or failed:
             raise RuntimeError(f"{left} records not sent, {failed}")
 
@@ -93,7 +93,7 @@ class Client:
     def large(self, topic, value):
         p = Producer(self.config | {"message.max.bytes": 20 << 20})
         p.produce(topic, value, partition=0)
-        p.flush(30)
+        p.flush(60)
         c = self.consumer("none")
         c.assign([TopicPartition(topic, 0, confluent_kafka.OFFSET_BEGINNING)])
         if self.poll(c).value() != value:
@@ -102,9 +102,9 @@ class Client:
 
     def admin(self, topic):
         a = AdminClient(self.config)
-        a.create_topics([NewTopic(topic, driver.PARTITIONS, 1)])[topic].result(30)
+        a.create_topics([NewTopic(topic, driver.PARTITIONS, 1)])[topic].result(60)
         assert len(a.list_topics(timeout=30).topics[topic].partitions) == driver.PARTITIONS
-        a.delete_topics([topic])[topic].result(30)
+        a.delete_topics([topic])[topic].result(60)
         assert topic not in a.list_topics(timeout=30).topics
 
 

@@ -10,7 +10,7 @@ import time
 BASE = 1_700_000_000_000
 PARTITIONS = 3
 UNSUPPORTED = 3  # exit code
-DEADLINE = time.monotonic() + 60
+DEADLINE = time.monotonic() + 120
 
 
 class Unsupported(Exception):
@@ -50,7 +50,7 @@ def large(size):
 
 def before_deadline():
     if time.monotonic() > DEADLINE:
-        raise TimeoutError("not done in a minute")
+        raise TimeoutError("not done in two minutes")
     return True
 
 
@@ -83,7 +83,7 @@ def rebalance(member, wake=lambda: None):
 
     def wait_for(*want):
         with changed:
-            if not changed.wait_for(lambda: errors or sorted(counts.values()) == list(want), 25):
+            if not changed.wait_for(lambda: errors or sorted(counts.values()) == list(want), 60):
                 raise TimeoutError(f"members have {sorted(counts.values())} partitions, want {want}")
         if errors:
             raise errors[0]

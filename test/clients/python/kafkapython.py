@@ -24,11 +24,12 @@ class Client:
         return KafkaProducer(bootstrap_servers=self.bootstrap, acks="all", **more)
 
     def produce(self, topic, codec, count, idempotent):
-        p = self.producer(compression_type=None if codec == "none" else codec, linger_ms=50, enable_idempotence=idempotent,
+        # It lingers, since a batch that compression does not make smaller goes out without: one of a single record may be.
+        p = self.producer(compression_type=None if codec == "none" else codec, linger_ms=1000, enable_idempotence=idempotent,
                           max_in_flight_requests_per_connection=1)
         sent = [p.send(topic, r.value, r.key, r.headers, r.partition, r.timestamp) for r in map(driver.make, range(count))]
         for s in sent:
-            s.get(30)
+            s.get(60)
         p.close()
 
     def consumer(self, *topics, **more):
@@ -99,7 +100,7 @@ class Client:
 
     def large(self, topic, value):
         p = self.producer(max_request_size=20 << 20)
-        p.send(topic, value, partition=0).get(30)
+        p.send(topic, value, partition=0).get(60)
         p.close()
         c = self.consumer()
         c.assign([TopicPartition(topic, 0)])

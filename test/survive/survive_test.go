@@ -42,6 +42,7 @@ func TestKill9(t *testing.T) {
 		go func() {
 			produced <- run(t.Context(), loadgen, "survive", "--bootstrap", b.Addr, "--topic", topic, "--seconds", "4", "--partitions", "6", "--batch", "65536", "--log", log)
 		}()
+		begun(t, log)
 		for range 2 {
 			wait(t, time.Duration(300+rng.IntN(1200))*time.Millisecond)
 			b.Kill()
@@ -95,6 +96,19 @@ func build(t *testing.T) string {
 		t.Fatalf("build loadgen: %v\n%s", err, out)
 	}
 	return exe
+}
+
+// begun waits until the load has its topic: it does not try again to make one.
+func begun(t *testing.T, log string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; wait(t, 5*time.Millisecond) {
+		if _, err := os.Stat(log); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("no load in a minute")
+		}
+	}
 }
 
 // wait lets the load run for a while: the moment of the kill is the test's input.

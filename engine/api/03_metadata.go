@@ -16,7 +16,7 @@ import (
 //	v1 controller, null = all topics   v4 auto creation switch   v7 leader epochs   v9 flexible
 //	v10 topic ids   v12 topics by id   v13 top-level error
 //
-// Leaders are always named. Asking for a topic that is not there creates it,
+// Leaders are always named, and a topic that is named twice is told once. Asking for a topic that is not there creates it,
 // where allowed; as in Kafka the first answer is UNKNOWN_TOPIC_OR_PARTITION and the
 // topic appears on retry.
 func (s *Server) metadata(ctx context.Context, r *request) kmsg.Response {
@@ -35,8 +35,21 @@ func (s *Server) metadata(ctx context.Context, r *request) kmsg.Response {
 		}
 		return resp
 	}
+	type named struct {
+		id   kafka.TopicID
+		name string
+	}
+	told := make(map[named]bool, len(req.Topics))
 	for i := range req.Topics {
-		resp.Topics = append(resp.Topics, s.topicMetadata(ctx, topics, req, &req.Topics[i]))
+		t := &req.Topics[i]
+		n := named{id: t.TopicID}
+		if t.Topic != nil {
+			n = named{name: *t.Topic}
+		}
+		if !told[n] {
+			told[n] = true
+			resp.Topics = append(resp.Topics, s.topicMetadata(ctx, topics, req, t))
+		}
 	}
 	return resp
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
 const (
@@ -66,6 +67,7 @@ func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
 	for i := range req.Topics {
 		seen[req.Topics[i].Topic]++
 	}
+	var room wire.Room
 	for i := range req.Topics {
 		t := &req.Topics[i]
 		row := kmsg.NewCreateTopicsResponseTopic()
@@ -77,6 +79,9 @@ func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
 			row.ErrorCode, row.ErrorMessage = told(refuse(kafka.InvalidRequest, "Duplicate topic name."))
 		default:
 			row.ErrorCode, row.ErrorMessage = told(s.createOne(ctx, t, &row, req.ValidateOnly))
+			if !room.Take(len(row.Configs) * elementBytes) {
+				row.Configs, row.ConfigErrorCode = nil, int16(kafka.InvalidRequest)
+			}
 		}
 		seen[t.Topic] = -1
 		resp.Topics = append(resp.Topics, row)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
 // DescribeConfigs (32), versions 1 to 4: topics and brokers; v1 sources and
@@ -17,20 +18,37 @@ import (
 func (s *Server) describeConfigs(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeConfigsRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	var room wire.Room
 	for i := range req.Resources {
 		res := &req.Resources[i]
 		row := kmsg.NewDescribeConfigsResponseResource()
 		row.ResourceType, row.ResourceName = res.ResourceType, res.ResourceName
-		entries, err := s.entries(res.ResourceType, res.ResourceName)
+		var err error
+		row.Configs, err = s.configRows(req, res, &room)
 		row.ErrorCode, row.ErrorMessage = told(err)
-		for _, e := range entries {
-			if res.ConfigNames == nil || slices.Contains(res.ConfigNames, e.Name) {
-				row.Configs = append(row.Configs, configRow(req, e))
-			}
-		}
 		resp.Resources = append(resp.Resources, row)
 	}
 	return resp
+}
+
+func (s *Server) configRows(req *kmsg.DescribeConfigsRequest, res *kmsg.DescribeConfigsRequestResource, room *wire.Room) (rows []kmsg.DescribeConfigsResponseResourceConfig, err error) {
+	var entries []config.Entry
+	fits := room.Take(elementBytes)
+	if fits {
+		if entries, err = s.entries(res.ResourceType, res.ResourceName); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range entries {
+		if res.ConfigNames == nil || slices.Contains(res.ConfigNames, e.Name) {
+			fits = fits && room.Take(elementBytes+len(e.Name)+len(e.Value)+2*elementBytes*len(e.Synonyms))
+			rows = append(rows, configRow(req, e))
+		}
+	}
+	if !fits {
+		return nil, refuse(kafka.InvalidRequest, "The answer would be too large: ask for fewer resources at once.")
+	}
+	return rows, nil
 }
 
 func (s *Server) entries(kind kmsg.ConfigResourceType, name string) ([]config.Entry, error) {
@@ -79,7 +97,6 @@ func (s *Server) identity() []config.Entry {
 }
 
 // checkBrokerName takes this broker's id, or nothing for all brokers.
-
 func (s *Server) checkBrokerName(name string) error {
 	if name == allBrokers {
 		return nil

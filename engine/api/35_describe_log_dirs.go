@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -22,17 +21,23 @@ func (s *Server) describeLogDirs(ctx context.Context, r *request) kmsg.Response 
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir, dir.TotalBytes, dir.UsableBytes = logDir, -1, -1
 	topics := s.o.Catalog.Topics()
+	told := make(map[kafka.TopicPartition]bool)
 	add := func(t *catalog.Topic, only []int32) {
 		out := kmsg.NewDescribeLogDirsResponseDirTopic()
 		out.Topic = t.Name
-		for p := range t.Partitions {
-			if only != nil && !slices.Contains(only, p) {
-				continue
+		if only == nil {
+			only = make([]int32, t.Partitions)
+			for p := range only {
+				only[p] = int32(p)
 			}
+		}
+		for _, p := range only {
+			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
 			l, code := s.log(t, p)
-			if code != kafka.None {
+			if code != kafka.None || told[tp] {
 				continue
 			}
+			told[tp] = true
 			row := kmsg.NewDescribeLogDirsResponseDirTopicPartition()
 			size, err := s.logSize(ctx, l)
 			if err != nil {

@@ -5,7 +5,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
 // DescribeProducers (61), version 0 (KIP-664).
@@ -13,6 +15,7 @@ func (s *Server) describeProducers(_ context.Context, r *request) kmsg.Response 
 	req := r.msg.(*kmsg.DescribeProducersRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeProducersResponse)
 	topics := s.o.Catalog.Topics()
+	var room wire.Room
 	for i := range req.Topics {
 		out := kmsg.NewDescribeProducersResponseTopic()
 		out.Topic = req.Topics[i].Topic
@@ -24,16 +27,12 @@ func (s *Server) describeProducers(_ context.Context, r *request) kmsg.Response 
 			if code == kafka.None {
 				l, c := s.log(t, p)
 				if code = c; code == kafka.None {
-					for _, pr := range l.Producers() {
-						a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()
-						a.ProducerID, a.ProducerEpoch, a.LastTimestamp = pr.ID, int32(pr.Epoch), pr.LastTimestamp
-						a.LastSequence, a.CoordinatorEpoch, a.CurrentTxnStartOffset = -1, pr.CoordEpoch, int64(pr.TxnFirstOffset)
-						if n := len(pr.Batches); n > 0 {
-							a.LastSequence = pr.Batches[n-1].LastSeq
-						}
-						row.ActiveProducers = append(row.ActiveProducers, a)
-					}
+					row.ActiveProducers = activeProducers(l)
 				}
+			}
+			if !room.Take(len(row.ActiveProducers) * elementBytes) {
+				code, row.ActiveProducers = kafka.InvalidRequest, nil
+				row.ErrorMessage = kmsg.StringPtr("The answer would be too large: ask for fewer partitions at once.")
 			}
 			row.ErrorCode = int16(code)
 			out.Partitions = append(out.Partitions, row)
@@ -41,4 +40,17 @@ func (s *Server) describeProducers(_ context.Context, r *request) kmsg.Response 
 		resp.Topics = append(resp.Topics, out)
 	}
 	return resp
+}
+
+func activeProducers(l *partition.Log) (active []kmsg.DescribeProducersResponseTopicPartitionActiveProducer) {
+	for _, pr := range l.Producers() {
+		a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()
+		a.ProducerID, a.ProducerEpoch, a.LastTimestamp = pr.ID, int32(pr.Epoch), pr.LastTimestamp
+		a.LastSequence, a.CoordinatorEpoch, a.CurrentTxnStartOffset = -1, pr.CoordEpoch, int64(pr.TxnFirstOffset)
+		if n := len(pr.Batches); n > 0 {
+			a.LastSequence = pr.Batches[n-1].LastSeq
+		}
+		active = append(active, a)
+	}
+	return active
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
 // Broker is a broker as metadata names it.
@@ -62,7 +63,7 @@ type Server struct {
 	pids     producerIDs
 	table    []api
 	byKey    map[int16]*api
-	decoding *semaphore.Weighted // bytes of large requests being decoded
+	layouts  map[int16]wire.Layout
 	ahead    *semaphore.Weighted // bytes that are read ahead
 	wg       sync.WaitGroup      // the connections' goroutines
 
@@ -81,7 +82,7 @@ func New(o Options) (*Server, error) {
 		o: o, metrics: newMetrics(o.Registerer, rows), table: rows,
 		sessions: newFetchSessions(o.Config().FetchSessionSlots),
 		byKey:    make(map[int16]*api, len(rows)),
-		decoding: semaphore.NewWeighted(maxDecoding),
+		layouts:  layouts(),
 		ahead:    semaphore.NewWeighted(maxAhead),
 		conns:    make(map[*conn]struct{}),
 	}

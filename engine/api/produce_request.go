@@ -7,9 +7,6 @@ import (
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// maxProduceRows bounds the topics and partitions of one Produce request.
-const maxProduceRows = 100_000
-
 // Errors of the decoder.
 var (
 	errTruncated = errors.New("truncated request")
@@ -75,7 +72,7 @@ type produceDecoder struct {
 
 // row counts a topic or partition; false: stop.
 func (d *produceDecoder) row() bool {
-	if d.rows++; d.rows > maxProduceRows && d.err == nil {
+	if d.rows++; d.rows > maxElements && d.err == nil {
 		d.err = errTooMany
 	}
 	return d.err == nil

@@ -13,11 +13,10 @@ import (
 )
 
 const (
-	// largeFrame is the size in bytes from which requests are decoded a few
-	// at a time: the decoder allocates many times what a hostile array length
-	// claims, up to one element for each byte of the frame.
-	largeFrame  = 256 << 10
-	maxDecoding = 4 << 20
+	// maxElements bounds the elements of all arrays of one request.
+	maxElements = 100_000
+	// elementBytes is about what an element takes in memory beside the frame.
+	elementBytes = 128
 )
 
 // request is one request on its way through a handler.
@@ -60,9 +59,11 @@ func (s *Server) begin(ctx context.Context, c *conn, frame []byte) (waiting, err
 		w.finish = s.produce(ctx, w.req, p)
 		return w, nil
 	}
-	if err := s.decode(ctx, w.req, body); err != nil {
+	elements, err := s.decode(w.req, body)
+	if err != nil {
 		return w, fmt.Errorf("decode %s version %d: %w", api.name, h.Version, err)
 	}
+	w.bytes += int64(elements) * elementBytes
 	switch {
 	case h.Key == keyFetch:
 		w.finish = func(work, poll context.Context) reply { return s.fetch(work, poll, w.req) }
@@ -74,22 +75,18 @@ func (s *Server) begin(ctx context.Context, c *conn, frame []byte) (waiting, err
 	return w, nil
 }
 
-// decode reads a request's body. Byte fields refer to the frame, and of Fetch,
-// which keeps nothing, strings too.
-func (s *Server) decode(ctx context.Context, r *request, body []byte) error {
+// decode reads a request's body, and tells how many elements it has. Byte
+// fields refer to the frame, and of Fetch, which keeps nothing, strings too.
+func (s *Server) decode(r *request, body []byte) (elements int, err error) {
 	r.msg = kmsg.RequestForKey(r.Key)
 	r.msg.SetVersion(r.Version)
-	if n := int64(len(body)); n > largeFrame {
-		n = min(n, maxDecoding)
-		if err := s.decoding.Acquire(ctx, n); err != nil {
-			return err
-		}
-		defer s.decoding.Release(n)
+	if elements, err = s.layouts[r.Key].Elements(body, r.Version, r.msg.IsFlexible(), maxElements); err != nil {
+		return 0, err
 	}
 	if f, ok := r.msg.(*kmsg.FetchRequest); ok {
-		return f.UnsafeReadFrom(body)
+		return elements, f.UnsafeReadFrom(body)
 	}
-	return r.msg.ReadFrom(body)
+	return elements, r.msg.ReadFrom(body)
 }
 
 // encode frames a response; nil closes the connection.

@@ -12,10 +12,15 @@ import (
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
-// groupType is what ListGroups calls these groups (KIP-848).
-const groupType = "classic"
+const (
+	// groupType is what ListGroups calls these groups (KIP-848).
+	groupType  = "classic"
+	memberSize = 256 // in bytes, of a member in an answer, beside its metadata and assignment
+	tooMuch    = "The answer would be too large: ask for fewer groups at once."
+)
 
 // Describe handles DescribeGroups, versions 0 to 6. A group that is not there
 // is Dead, from 6 on with GROUP_ID_NOT_FOUND. What a caller may do with the groups
@@ -23,8 +28,27 @@ const groupType = "classic"
 func (c *Coordinator) Describe(ctx context.Context, req *kmsg.DescribeGroupsRequest) *kmsg.DescribeGroupsResponse {
 	resp := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
 	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(req.Groups))
-	each(len(req.Groups), func(i int) { resp.Groups[i] = c.describe(ctx, req.Groups[i], req.Version) })
+	var room wire.Room
+	each(len(req.Groups), func(i int) {
+		rg := &resp.Groups[i]
+		if i < maxGroups {
+			if *rg = c.describe(ctx, req.Groups[i], req.Version); room.Take(describedSize(rg)) {
+				return
+			}
+		}
+		*rg = kmsg.NewDescribeGroupsResponseGroup()
+		rg.Group, rg.ErrorCode, rg.ErrorMessage = req.Groups[i], int16(kafka.InvalidRequest), kmsg.StringPtr(tooMuch)
+	})
 	return resp
+}
+
+// describedSize returns about what a group's members take in an answer.
+func describedSize(rg *kmsg.DescribeGroupsResponseGroup) (n int) {
+	for i := range rg.Members {
+		m := &rg.Members[i]
+		n += memberSize + len(m.ProtocolMetadata) + len(m.MemberAssignment)
+	}
+	return n
 }
 
 func (c *Coordinator) describe(ctx context.Context, id string, version int16) kmsg.DescribeGroupsResponseGroup {
@@ -155,8 +179,12 @@ func (c *Coordinator) Delete(ctx context.Context, req *kmsg.DeleteGroupsRequest)
 	each(len(req.Groups), func(i int) {
 		rg := kmsg.NewDeleteGroupsResponseGroup()
 		rg.Group = req.Groups[i]
-		rg.ErrorCode = int16(kafka.InvalidGroupID)
-		if validID(rg.Group, true) {
+		switch {
+		case i >= maxGroups:
+			rg.ErrorCode = int16(kafka.InvalidRequest)
+		case !validID(rg.Group, true):
+			rg.ErrorCode = int16(kafka.InvalidGroupID)
+		default:
 			rg.ErrorCode = int16(c.call(ctx, rg.Group, func(t Token) Event { return Delete{Token: t} }).Code)
 		}
 		resp.Groups[i] = rg

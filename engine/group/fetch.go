@@ -9,9 +9,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
-const groupsAtOnce = 8 // of one request
+const (
+	groupsAtOnce = 8      // of one request
+	maxGroups    = 10_000 // of one request: each may have to be read from the catalogue
+	offsetSize   = 64     // in bytes, of an offset in an answer, beside its metadata
+)
 
 // OffsetFetch handles OffsetFetch, versions 0 to 10: from 8 on several groups,
 // from 10 on topics by id. No topics (null) are all that have offsets. What was
@@ -24,14 +29,33 @@ func (c *Coordinator) OffsetFetch(ctx context.Context, req *kmsg.OffsetFetchRequ
 		return resp
 	}
 	resp.Groups = make([]kmsg.OffsetFetchResponseGroup, len(req.Groups))
+	var room wire.Room
 	each(len(req.Groups), func(i int) {
 		g := &req.Groups[i]
 		resp.Groups[i] = kmsg.NewOffsetFetchResponseGroup()
 		resp.Groups[i].Group = g.Group
+		if i >= maxGroups {
+			resp.Groups[i].ErrorCode = int16(kafka.InvalidRequest)
+			return
+		}
 		topics, code := c.fetch(ctx, g.Group, g.Topics, req.Version >= 10)
+		if !room.Take(offsetsSize(topics)) {
+			topics, code = nil, kafka.InvalidRequest
+		}
 		resp.Groups[i].Topics, resp.Groups[i].ErrorCode = topics, int16(code)
 	})
 	return resp
+}
+
+// offsetsSize returns about what a group's offsets take in an answer.
+func offsetsSize(topics []kmsg.OffsetFetchResponseGroupTopic) (n int) {
+	for i := range topics {
+		n += offsetSize
+		for j := range topics[i].Partitions {
+			n += offsetSize + len(*topics[i].Partitions[j].Metadata)
+		}
+	}
+	return n
 }
 
 // each calls f for 0 … n-1, some at once, and waits.

@@ -56,6 +56,19 @@ func (p *peer) closed() {
 	}
 }
 
+// answered reads an answer.
+func (p *peer) answered() {
+	p.t.Helper()
+	var size [4]byte
+	_, err := io.ReadFull(p, size[:])
+	if err == nil {
+		_, err = io.CopyN(io.Discard, p, int64(binary.BigEndian.Uint32(size[:])))
+	}
+	if err != nil {
+		p.t.Errorf("no answer: %v", err)
+	}
+}
+
 // ask sends a request in a version and reads the answer.
 func ask[R kmsg.Response](p *peer, req kmsg.Request, version int16) R {
 	p.t.Helper()

@@ -20,6 +20,7 @@ import (
 var (
 	ErrFrameSize = errors.New("wire: frame size out of bounds")
 	ErrHeader    = errors.New("wire: malformed request header")
+	ErrTruncated = errors.New("wire: truncated request")
 )
 
 const (

@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"syscall"
 
@@ -65,10 +64,6 @@ func newBrokerCommand() *cobra.Command {
 	return cmd
 }
 
-// brokerGC is the garbage collector's target: record buffers are large,
-// short-lived and without pointers, so a lower one costs little and keeps memory small.
-const brokerGC = 50
-
 // spareProcs is how many more goroutines may run than there are processors.
 // One that waits in a disk's system call holds a processor of the scheduler,
 // which looks out for those at the price of many wake-ups unless one is idle.
@@ -88,9 +83,6 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(brokerGC)
-	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
 	}

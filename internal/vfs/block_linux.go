@@ -64,14 +64,14 @@ func (f *blockFile) WriteBlocks(bufs [][]byte, off int64) error {
 // gather copies the buffers into whole blocks of aligned memory, which free
 // gives back.
 func gather(bufs [][]byte) (vecs [][]byte, free func()) {
-	var used []*[]byte
+	var used [][]byte
 	var room []byte
 	for _, b := range bufs {
 		for len(b) > 0 {
 			if len(room) == 0 {
-				chunk := chunks.Get().(*[]byte)
-				used, room = append(used, chunk), *chunk
-				vecs = append(vecs, (*chunk)[:0])
+				room = takeChunk()
+				used = append(used, room)
+				vecs = append(vecs, room[:0])
 			}
 			n := copy(room, b)
 			b, room = b[n:], room[n:]
@@ -86,7 +86,7 @@ func gather(bufs [][]byte) (vecs [][]byte, free func()) {
 	}
 	return vecs, func() {
 		for _, chunk := range used {
-			chunks.Put(chunk)
+			giveChunk(chunk)
 		}
 	}
 }

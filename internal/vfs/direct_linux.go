@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"strconv"
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,13 +19,29 @@ const (
 	directRead  = 16 * directBlock // the least read
 )
 
-// chunks holds the free chunks of the process.
-var chunks = sync.Pool{New: func() any {
+// freeChunks holds free chunks of the process. Unlike a sync.Pool it keeps them
+// over collections of garbage, which are frequent under load.
+var freeChunks = make(chan []byte, 4)
+
+// takeChunk returns directChunk bytes, aligned as blocks are.
+func takeChunk() []byte {
+	select {
+	case b := <-freeChunks:
+		return b
+	default:
+	}
 	b := make([]byte, directChunk+directBlock)
 	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (directBlock - 1)
-	b = b[skip : skip+directChunk : skip+directChunk]
-	return &b
-}}
+	return b[skip : skip+directChunk : skip+directChunk]
+}
+
+// giveChunk gives back what takeChunk returned.
+func giveChunk(b []byte) {
+	select {
+	case freeChunks <- b:
+	default:
+	}
+}
 
 // startDirect makes the writes to a new file go past the page cache, and says
 // whether the file system can do that.
@@ -66,9 +81,9 @@ func (f *diskFile) writeDirect(bufs [][]byte) (int64, error) {
 		size += int64(len(b))
 	}
 	if size >= directMin {
-		chunk := chunks.Get().(*[]byte)
-		defer chunks.Put(chunk)
-		n, rest, err := f.writeBlocks(*chunk, bufs)
+		chunk := takeChunk()
+		defer giveChunk(chunk)
+		n, rest, err := f.writeBlocks(chunk, bufs)
 		if err != nil || len(rest) == 0 {
 			return n, err
 		}

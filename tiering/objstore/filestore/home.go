@@ -47,7 +47,7 @@ func (s *Store) putPacked(ctx context.Context, f *folder, name string, body objs
 		return false, nil
 	}
 	rec.CRC = pack.Checksum(body)
-	bufs := append(make([][]byte, 0, len(body)+1), rec.Header(p.id))
+	bufs := rec.AppendHeader(make([][]byte, 0, len(body)+2), p.id)
 	err = p.file.WriteBlocks(append(bufs, body...), rec.Offset)
 	if err == nil {
 		err = s.fs.Link(path.Join(f.dir, p.id.RefName()), name)

@@ -145,10 +145,10 @@ func (r Record) Body() int64 { return r.Offset + Block }
 // End is where in the pack the next record may begin.
 func (r Record) End() int64 { return (r.Body() + r.Size + Block - 1) &^ (Block - 1) }
 
-// Header returns the record's header in the pack with a number. The name has
-// at most MaxName bytes.
-func (r Record) Header(id ID) []byte {
-	b := make([]byte, recordSize, Block)
+// AppendHeader appends the record's header in the pack with a number to what is
+// to be written, Block bytes in all. The name has at most MaxName bytes.
+func (r Record) AppendHeader(bufs [][]byte, id ID) [][]byte {
+	b := make([]byte, recordSize)
 	copy(b, recordMagic)
 	binary.BigEndian.PutUint16(b[8:], version)
 	b[11] = byte(len(r.Name))
@@ -161,8 +161,11 @@ func (r Record) Header(id ID) []byte {
 	if r.Void {
 		b[voidAt] = 1
 	}
-	return b[:Block]
+	return append(bufs, b, zeros[:])
 }
+
+// zeros fill up the block of a record's header.
+var zeros [Block - recordSize]byte
 
 // voidAt is where in a header the mark of a void record lies. The CRC is that
 // of a header without it, so that whatever a loss of power leaves of a mark

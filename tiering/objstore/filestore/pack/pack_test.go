@@ -19,7 +19,7 @@ func build(id pack.ID, bodies ...[]byte) (file []byte, recs []pack.Record) {
 	file = pack.Header(id, false)
 	for i, body := range bodies {
 		rec := pack.Record{Name: fmt.Sprint(i), Offset: int64(len(file)), Size: int64(len(body)), CRC: pack.Checksum([][]byte{body})}
-		file = append(append(file, rec.Header(id)...), body...)
+		file = append(append(file, slices.Concat(rec.AppendHeader(nil, id)...)...), body...)
 		file = append(file, make([]byte, rec.End()-int64(len(file)))...)
 		recs = append(recs, rec)
 	}

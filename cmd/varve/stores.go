@@ -67,14 +67,14 @@ func (s *stores) Close() error {
 	return errors.Join(errs...)
 }
 
-// open opens the stores. A data directory is made where there is none if
-// makeDir says so, bucket and table if --create does. reg may be nil.
-func (f *storeFlags) open(ctx context.Context, makeDir bool, reg prometheus.Registerer) (*stores, error) {
+// open opens the stores. A broker's data directory is made where there is
+// none, bucket and table if --create says so. reg may be nil.
+func (f *storeFlags) open(ctx context.Context, forBroker bool, reg prometheus.Registerer) (*stores, error) {
 	if f.cloud() {
-		return f.openCloud(ctx, reg)
+		return f.openCloud(ctx, forBroker, reg)
 	}
 	db := filepath.Join(f.data, "meta.db")
-	if _, err := os.Stat(db); err != nil && !makeDir {
+	if _, err := os.Stat(db); err != nil && !forBroker {
 		return nil, fmt.Errorf("no data directory (--data names another, --bucket and --table a cluster on AWS): %w", err)
 	}
 	disk, err := vfs.Disk(f.data)
@@ -100,8 +100,9 @@ const (
 
 // openCloud opens bucket and table as the usual AWS environment says:
 // variables, profiles, roles, AWS_ENDPOINT_URL for another S3 or DynamoDB.
-// VARVE_S3_ADDRESSING_STYLE is auto, path or virtual.
-func (f *storeFlags) openCloud(ctx context.Context, reg prometheus.Registerer) (*stores, error) {
+// VARVE_S3_ADDRESSING_STYLE is auto, path or virtual. Who is patient takes
+// them as they are, unless they are missing.
+func (f *storeFlags) openCloud(ctx context.Context, patient bool, reg prometheus.Registerer) (*stores, error) {
 	if f.bucket == "" || f.table == "" {
 		return nil, errors.New("a cluster on AWS has both --bucket and --table")
 	}
@@ -130,10 +131,10 @@ func (f *storeFlags) openCloud(ctx context.Context, reg prometheus.Registerer) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if _, err := objects.List(ctx, "", "", 1); err != nil {
+	if _, err := objects.List(ctx, "", "", 1); err != nil && (!patient || hint(err) != "") {
 		return nil, fmt.Errorf("bucket %s%s: %w", f.bucket, hint(err), err)
 	}
-	if _, err := table.Get(ctx, meta.Key{PK: "cluster", SK: "info"}); err != nil && !errors.Is(err, meta.ErrNotFound) {
+	if _, err := table.Get(ctx, meta.Key{PK: "cluster", SK: "info"}); err != nil && !errors.Is(err, meta.ErrNotFound) && (!patient || hint(err) != "") {
 		return nil, fmt.Errorf("table %s%s: %w", f.table, hint(err), err)
 	}
 	return &stores{meta: table, objects: objects}, nil

@@ -86,11 +86,13 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	defer cancel()
 	b := &Broker{o: o, catalog: catalog.New(o.Meta), logs: partition.NewSet()}
 	b.config.Store(o.Config)
-	var err error
-	if b.cluster, err = b.catalog.Cluster(ctx, DefaultSlots); err != nil {
-		return nil, err
-	}
-	if err := b.catalog.Refresh(ctx); err != nil {
+	err := slot.Persist(ctx, o.Logger, "read the catalogue", func() (err error) {
+		if b.cluster, err = b.catalog.Cluster(ctx, DefaultSlots); err != nil {
+			return err
+		}
+		return b.catalog.Refresh(ctx)
+	})
+	if err != nil {
 		return nil, err
 	}
 	var reg prometheus.Registerer
@@ -220,7 +222,7 @@ func (b *Broker) begin(ctx context.Context) (*slot.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin session: %w", err)
 	}
-	return m, m.Reconcile(ctx)
+	return m, slot.Persist(ctx, b.o.Logger, "open logs", func() error { return m.Reconcile(ctx) })
 }
 
 func (b *Broker) leave(ctx context.Context, m *slot.Manager) error {

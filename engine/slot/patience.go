@@ -32,6 +32,12 @@ type patience struct {
 	told atomic.Int64 // when the last line was logged, Unix ns
 }
 
+// Persist has the same patience with what a broker does before its session
+// begins: it repeats step until it succeeds, ctx ends, or it fails for good.
+func Persist(ctx context.Context, log *slog.Logger, what string, step func() error) error {
+	return (&patience{log: log}).persist(ctx, what, step)
+}
+
 // persist calls step until it succeeds, ctx ends, or it fails for good, and
 // returns its last error, with what it was for.
 func (p *patience) persist(ctx context.Context, what string, step func() error) error {
@@ -58,7 +64,7 @@ func (p *patience) persist(ctx context.Context, what string, step func() error) 
 func (p *patience) tell(what string, err error) {
 	now, last := time.Now().UnixNano(), p.told.Load()
 	if now-last >= int64(tellEvery) && p.told.CompareAndSwap(last, now) {
-		p.log.Warn("session begins late: trying again", "what", what, "err", err)
+		p.log.Warn("starting late: trying again", "what", what, "err", err)
 	}
 }
 
@@ -66,7 +72,7 @@ func (p *patience) tell(what string, err error) {
 func forGood(err error) bool {
 	for _, e := range []error{
 		wal.ErrHole, bundle.ErrCorrupt, recovery.ErrInconsistent, objstore.ErrNotFound, objstore.ErrInvalidKey,
-		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded,
+		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded, catalog.ErrLevel,
 	} {
 		if errors.Is(err, e) {
 			return true

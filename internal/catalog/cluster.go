@@ -13,6 +13,9 @@ import (
 // Level is the cluster feature level that this program writes.
 const Level = 1
 
+// ErrLevel means that the cluster's feature level is above this program's.
+var ErrLevel = errors.New("catalog: this program is older than the cluster")
+
 // Cluster is what is fixed when a cluster is created.
 type Cluster struct {
 	ID    string // 22 characters, a 128-bit id in URL-safe base64, as Kafka's
@@ -63,7 +66,7 @@ func clusterOf(item meta.Item) (Cluster, error) {
 	f := read(item)
 	cl := Cluster{ID: f.text("id"), Slots: int(f.int("slots")), Level: int(f.int("level"))}
 	if cl.Level > Level && f.err == nil {
-		return cl, fmt.Errorf("the cluster has feature level %d, this program knows %d", cl.Level, Level)
+		return cl, fmt.Errorf("%w: feature level %d, it knows %d", ErrLevel, cl.Level, Level)
 	}
 	return cl, f.err
 }

@@ -1,0 +1,72 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/varvelog/varve/engine/api"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/tiering/objstore/memstore"
+)
+
+func options(t *testing.T, store *memmeta.Store, log *bytes.Buffer) Options {
+	t.Helper()
+	cfg, err := config.ParseBroker(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() }) // the broker may have closed it
+	return Options{
+		Meta: store, Store: memstore.New(), Listener: l, Self: api.Broker{ID: 1, Host: "127.0.0.1"}, Config: cfg,
+		Logger: slog.New(slog.NewTextHandler(log, nil)),
+	}
+}
+
+// TestStartIsPatient has the first calls of the catalogue fail, and some later ones, before the
+// broker serves, and sees it serve.
+func TestStartIsPatient(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	store := memmeta.New()
+	var calls atomic.Int64
+	var serves atomic.Bool
+	store.Hook = func(string, []meta.Op) memmeta.Fault {
+		n := calls.Add(1)
+		return memmeta.Fault{Fail: !serves.Load() && (n < 6 || n%40 == 0)}
+	}
+	var log bytes.Buffer
+	o := options(t, store, &log)
+	o.Ready = func(string) { serves.Store(true); cancel() }
+	if err := Run(ctx, o); err != nil || !serves.Load() {
+		t.Errorf("run: %v", err)
+	}
+	if !strings.Contains(log.String(), `starting late: trying again" what="read the catalogue"`) {
+		t.Errorf("the log says nothing of it:\n%s", &log)
+	}
+}
+
+// TestStartGivesUp: what the next attempt would find again ends it at once.
+func TestStartGivesUp(t *testing.T) {
+	store := memmeta.New()
+	op := meta.Create(meta.Key{PK: "cluster", SK: "info"}, meta.Attrs{"v": int64(1), "id": "x", "slots": int64(1), "level": int64(catalog.Level + 1)})
+	if err := store.Commit(t.Context(), meta.NewCommitID(), op); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	if err := Run(t.Context(), options(t, store, &log)); !errors.Is(err, catalog.ErrLevel) {
+		t.Errorf("run: %v", err)
+	}
+}

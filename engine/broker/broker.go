@@ -151,6 +151,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("object cache", b.cache.Run)
 	run("cold reader", b.cold.Run)
 	run("groups", groups.Run)
+	run("log starts", b.followStarts)
 	run("retention", b.retain)
 	err = b.sessions(ctx, server, first)
 	cancel()

@@ -2,18 +2,23 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/retention"
 )
 
-// retain applies retention to the partitions of this broker, and cleans up
-// behind deleted topics, on the broker's own schedule.
+const startsRetry = time.Second
+
+// retain applies retention on the broker's own schedule, for the whole cluster
+// where no other broker and no function is at it.
 func (b *Broker) retain(ctx context.Context) error {
 	job, err := retention.New(retention.Options{
-		Catalog: b.catalog, Store: b.o.Store, Slots: b.cluster.Slots, Partitions: b.retained,
+		Catalog: b.catalog, Store: b.o.Store, Slots: b.cluster.Slots, Holder: fmt.Sprintf("broker-%d", b.o.Self.ID),
+		Config:       b.config.Load,
 		Interval:     func() time.Duration { return b.config.Load().RetentionCheckInterval },
+		Tail:         b.tail,
 		Unreferenced: b.cold.Forget, Deleted: b.cache.Forget,
 		Logger: b.o.Logger, Registerer: b.registerer(),
 	})
@@ -23,20 +28,67 @@ func (b *Broker) retain(ctx context.Context) error {
 	return job.Run(ctx)
 }
 
-// retained lists the open logs as retention sees them.
-func (b *Broker) retained() []retention.Partition {
+// tail returns the bytes of a log that are not sealed; 0 for one that this
+// broker doesn't own.
+func (b *Broker) tail(tp kafka.TopicPartition) int64 {
+	l, ok := b.logs.Get(tp)
+	if !ok {
+		return 0
+	}
+	hot, _ := l.Size()
+	return hot
+}
+
+// followStarts raises the starts of this broker's logs when a job has raised
+// them in the catalogue.
+func (b *Broker) followStarts(ctx context.Context) error {
+	seen := make(map[kafka.Slot]int64) // by slot, the change up to which its starts are known
+	for {
+		changed := b.catalog.Changed()
+		retry := (<-chan time.Time)(nil)
+		whole, err := b.readStarts(ctx, seen)
+		if err != nil && ctx.Err() == nil {
+			b.o.Logger.Warn("read log starts", "err", err)
+		}
+		if !whole {
+			retry = time.After(startsRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-retry:
+		}
+	}
+}
+
+// readStarts reads the starts of those owned slots in which some were raised
+// since they were read. whole tells that none has to be read again: a log that
+// is being opened may have read its own start before.
+func (b *Broker) readStarts(ctx context.Context, seen map[kafka.Slot]int64) (whole bool, err error) {
 	topics := b.catalog.Topics()
-	var all []retention.Partition
-	for _, l := range b.logs.All() {
-		topic, ok := topics.ByID(l.TP().Topic)
-		if !ok {
+	whole = true
+	for _, s := range b.ownedSlots() {
+		raised := topics.StartsRaised(s.Slot)
+		if at, ok := seen[s.Slot]; ok && at >= raised {
 			continue
 		}
-		hot, _ := l.Size()
-		all = append(all, retention.Partition{
-			Topic: *topic, TP: l.TP(), Config: l.Config(), LogStart: l.Offsets().LogStart, Sealed: l.SealedEnd(), HotBytes: hot,
-			SetLogStart: func(ctx context.Context, off kafka.Offset) error { return b.setLogStart(ctx, l, off) },
-		})
+		starts, err := b.catalog.LogStarts(ctx, s.Slot)
+		if err != nil {
+			return false, err
+		}
+		open := true
+		for tp, off := range starts {
+			l, ok := b.logs.Get(tp)
+			if ok {
+				l.SetLogStart(off)
+			}
+			open = open && ok
+		}
+		if open {
+			seen[s.Slot] = raised
+		}
+		whole = whole && open
 	}
-	return all
+	return whole, nil
 }

@@ -208,10 +208,10 @@ func TestSegments(t *testing.T) {
 	}
 	segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))
 	ok(t, c.AlterTopicConfigs(t.Context(), "t", func(m map[string]string) (map[string]string, error) { return m, nil })) // no obstacle
-	ok(t, c.RemoveSegments(t.Context(), &topic, segs[:2], nil))
-	wantErr(t, c.RemoveSegments(t.Context(), &topic, segs[1:3], nil), catalog.ErrFenced)
+	ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs[:2]}))
+	wantErr(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs[1:3]}), catalog.ErrFenced)
 	empty := catalog.Segment{TP: tp, Base: 40, End: 50}
-	ok(t, c.RemoveSegments(t.Context(), &topic, segs[2:], &empty))
+	ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs[2:], New: []catalog.Segment{empty}}))
 	newest, found, err := c.NewestSegment(t.Context(), tp)
 	if err != nil || !found {
 		t.Fatal(found, err)
@@ -226,8 +226,8 @@ func TestSegments(t *testing.T) {
 	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound)
 	must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
 	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound) // another life of the name
-	wantErr(t, c.RemoveSegments(t.Context(), &topic, []catalog.Segment{newest}, nil), catalog.ErrNotFound)
-	ok(t, c.RemoveSegments(t.Context(), nil, []catalog.Segment{newest}, nil))
+	wantErr(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: []catalog.Segment{newest}}), catalog.ErrNotFound)
+	ok(t, c.SwapSegments(t.Context(), catalog.Swap{Old: []catalog.Segment{newest}}))
 }
 
 func TestTopics(t *testing.T) {

@@ -17,7 +17,7 @@ const (
 )
 
 // entry is a change in the feed: a topic's or a broker's settings, which are read anew by name, or
-// members, who are in its value.
+// members and slots, who are in its value.
 type entry struct{ kind, name, value string }
 
 func (e entry) create(number int64) meta.Op {
@@ -142,6 +142,12 @@ func (c *Catalog) applyChange(ctx context.Context, next *Topics, item meta.Item)
 			return err
 		}
 		next.members = members
+	case changeStarts:
+		starts, err := next.starts.with(f.text("value"), next.change+1)
+		if err := errors.Join(f.err, err); err != nil {
+			return err
+		}
+		next.starts = starts
 	}
 	next.change++
 	return nil
@@ -160,6 +166,7 @@ func (c *Catalog) reload(ctx context.Context) error {
 			return fmt.Errorf("read changes: %w", err)
 		}
 	}
+	next.starts.since = next.change
 	items, err := c.all(ctx, topicsPK, "")
 	if err != nil {
 		return fmt.Errorf("read topics: %w", err)

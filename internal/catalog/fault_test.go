@@ -140,7 +140,7 @@ var steps = map[string]struct {
 			if err := w.c.AddSegment(ctx, w.slot, w.topic, catalog.Segment{TP: w.tp, Base: 3, End: 4, Key: "3"}); err != nil {
 				return err
 			}
-			return w.c.RemoveSegments(ctx, &w.topic, w.segs, nil)
+			return w.c.SwapSegments(ctx, catalog.Swap{Topic: &w.topic, Old: w.segs})
 		},
 		func(w *world, c *catalog.Catalog) {
 			same(w.t, []catalog.Segment{{TP: w.tp, Base: 3, End: 4, Key: "3"}}, must[[]catalog.Segment](w.t)(c.Segments(w.t.Context(), w.tp, 0, 0)))

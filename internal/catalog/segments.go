@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
@@ -157,25 +158,45 @@ func (c *Catalog) NewestSegment(ctx context.Context, tp kafka.TopicPartition) (S
 	return c.segmentBefore(ctx, tp, 1<<62)
 }
 
-// RemoveSegments unreferences segments of one partition in one commit, at most
-// 40. topic is checked to be there (nil: it was deleted). Where the newest
-// segment is among them, replacement, an empty one with its end, takes its
-// place. ErrFenced: a segment has gone or changed since it was read, nothing
-// was written. ErrNotFound: the topic.
-func (c *Catalog) RemoveSegments(ctx context.Context, topic *Topic, segs []Segment, replacement *Segment) error {
-	if len(segs) == 0 {
+// Swap is a replacement of some of a partition's entries by others.
+type Swap struct {
+	Lease *Lease    // of the job that does it; nil: none is checked
+	Topic *Topic    // is checked to be there; nil: it was deleted
+	Old   []Segment // as they were read; at most 40
+	New   []Segment // in their place; at most 40
+	Due   time.Time // when the objects that nothing names any more may be deleted; zero: they are not noted
+}
+
+// SwapSegments replaces entries of one partition in one commit, which notes the
+// objects that nothing names any more. ErrFenced: the lease is somebody else's, or an
+// entry has gone or changed since it was read; nothing was written. ErrNotFound:
+// the topic.
+func (c *Catalog) SwapSegments(ctx context.Context, s Swap) error {
+	if len(s.Old) == 0 {
 		return nil
 	}
-	var ops []meta.Op
-	for _, s := range segs {
-		if replacement != nil && replacement.Base == s.Base {
-			ops = append(ops, meta.Replace(s.item, replacement.attrs()))
+	tp := s.Old[0].TP
+	next := make(map[kafka.Offset]Segment, len(s.New))
+	for _, n := range s.New {
+		next[n.Base] = n
+	}
+	ops := s.Lease.checks()
+	for _, old := range s.Old {
+		if n, ok := next[old.Base]; ok {
+			ops = append(ops, meta.Replace(old.item, n.attrs()))
+			delete(next, old.Base)
 			continue
 		}
-		ops = append(ops, meta.Delete(s.item))
+		ops = append(ops, meta.Delete(old.item))
 	}
-	if err := c.withTopic(ctx, topic, ops); err != nil {
-		return fmt.Errorf("remove %d segments of %s: %w", len(segs), segs[0].TP, err)
+	for _, n := range s.New {
+		if _, ok := next[n.Base]; ok {
+			ops = append(ops, meta.Create(meta.Key{PK: logPK(tp), SK: segSK(n.Base)}, n.attrs()))
+		}
+	}
+	ops = append(ops, dead(tp, s.Old, s.New, s.Due)...)
+	if err := c.withTopic(ctx, s.Topic, ops); err != nil {
+		return fmt.Errorf("swap %d segments of %s: %w", len(s.Old), tp, err)
 	}
 	return nil
 }

@@ -287,8 +287,7 @@ func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.Top
 				return f.err
 			}
 		}
-		attrs := meta.Attrs{"v": format, "topic": tp.Topic.Hex(), "partition": int64(tp.Partition), "offset": int64(off)}
-		_, err = c.commit(ctx, meta.Check(topic.item), meta.Put(item, attrs))
+		_, err = c.commit(ctx, meta.Check(topic.item), meta.Put(item, startAttrs(tp, off)))
 		return err
 	})
 	if err != nil {

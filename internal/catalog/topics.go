@@ -38,6 +38,7 @@ type Topics struct {
 	byID    map[kafka.TopicID]*Topic
 	byFold  map[string]string // '.' as '_' → name
 	brokers map[string]map[string]string
+	starts  startChanges
 }
 
 func newTopics() *Topics {
@@ -70,7 +71,7 @@ func (t *Topics) BrokerConfigs(broker string) map[string]string { return t.broke
 func fold(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
 func (t *Topics) clone() *Topics {
-	return &Topics{change: t.change, members: t.members, byName: maps.Clone(t.byName), byID: maps.Clone(t.byID), byFold: maps.Clone(t.byFold), brokers: maps.Clone(t.brokers)}
+	return &Topics{change: t.change, members: t.members, starts: t.starts, byName: maps.Clone(t.byName), byID: maps.Clone(t.byID), byFold: maps.Clone(t.byFold), brokers: maps.Clone(t.brokers)}
 }
 
 func (t *Topics) remove(name string) {
@@ -267,6 +268,7 @@ type DeletedTopic struct {
 	Name       string
 	ID         kafka.TopicID
 	Partitions int32
+	Emptied    time.Time // when its last segment was unreferenced; zero: not yet
 	item       meta.Item
 }
 
@@ -280,13 +282,27 @@ func (c *Catalog) DeletedTopics(ctx context.Context) ([]DeletedTopic, error) {
 	for _, it := range items {
 		f := read(it)
 		id, err := kafka.ParseTopicID(f.text("id"))
-		t := DeletedTopic{Name: f.text("name"), ID: id, Partitions: int32(f.int("partitions")), item: bare(it)}
+		t := DeletedTopic{Name: f.text("name"), ID: id, Partitions: int32(f.int("partitions")), item: it}
+		if _, ok := it.Attrs["emptied"]; ok {
+			t.Emptied = time.UnixMilli(f.int("emptied"))
+		}
 		if err = errors.Join(f.err, err); err != nil {
 			return nil, err
 		}
 		all = append(all, t)
 	}
 	return all, nil
+}
+
+// MarkEmptied notes that no segment of a deleted topic is referenced any more.
+// ErrFenced: the tombstone has changed.
+func (c *Catalog) MarkEmptied(ctx context.Context, t DeletedTopic) error {
+	attrs := maps.Clone(t.item.Attrs)
+	attrs["emptied"] = time.Now().UnixMilli()
+	if _, err := c.commit(ctx, meta.Replace(bare(t.item), attrs)); err != nil {
+		return fmt.Errorf("mark topic %q as emptied: %w", t.Name, fencedIf(err))
+	}
+	return nil
 }
 
 // ForgetTopic removes a tombstone: nothing of the topic is left.

@@ -147,7 +147,7 @@ func TestMissingObject(t *testing.T) {
 	if err := r.store.Put(ctx, next.Key, objstore.Buffers{body}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.cat.RemoveSegments(ctx, &r.topic, []catalog.Segment{old}, &next); err != nil {
+	if err := r.cat.SwapSegments(ctx, catalog.Swap{Topic: &r.topic, Old: []catalog.Segment{old}, New: []catalog.Segment{next}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.store.Delete(ctx, old.Key); err != nil {

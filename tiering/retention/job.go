@@ -2,6 +2,7 @@ package retention
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,69 +16,71 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
-const (
-	removeBatch  = 40      // entries in one commit
-	readEntries  = 1000    // entries read at once
-	maxDoomed    = 1 << 16 // objects that wait; with more, nothing is removed
-	maxUnsure    = 1 << 12 // partitions
-	callTimeout  = 30 * time.Second
-	firstPass    = 30 * time.Second // Kafka's log manager waits as long
-	topicsPeriod = 15 * time.Second
-	defaultGrace = time.Minute
-)
+// JobName names the job's lease.
+const JobName = "retention"
 
-// Partition is a partition as its owner sees it at the beginning of a pass.
-type Partition struct {
-	Topic    catalog.Topic
-	TP       kafka.TopicPartition
-	Config   config.Topic
-	LogStart kafka.Offset
-	Sealed   kafka.Offset // end of the segments that the owner knows of; 0: none
-	HotBytes int64
-	// SetLogStart raises the log's start, in the catalogue and then for the
-	// owner's readers.
-	SetLogStart func(ctx context.Context, off kafka.Offset) error
-}
+const (
+	removeBatch   = 40               // entries in one commit
+	raiseBatch    = 40               // log starts in one commit
+	readEntries   = 1000             // entries read at once
+	deadBatch     = 20               // notes read at once, of up to removeBatch objects each
+	callTimeout   = 30 * time.Second // of one call
+	endTimeout    = 10 * time.Second // of what a run does once its time is over
+	leaseTime     = 2 * time.Minute  // what a run takes the lease for at a time
+	keepPeriod    = 30 * time.Second // between two records of how far a run is
+	reserveTurns  = 3                // intervals after which another schedule may take over
+	turnPeriod    = 15 * time.Second // how often Run looks for work
+	topicGrace    = time.Minute      // from a deleted topic's last reference to the end of its objects
+	minTurnPeriod = 10 * time.Millisecond
+)
 
 // Options are what a Job needs.
 type Options struct {
 	Catalog *catalog.Catalog
 	Store   objstore.Store
-	Slots   int // of the cluster
-	// Partitions returns the partitions that this process owns.
-	Partitions func() []Partition
-	// Interval returns the time between two passes over them
-	// (log.retention.check.interval.ms).
+	Slots   int    // of the cluster
+	Holder  string // who runs it; one name for all that take turns on one schedule
+	// Config returns the brokers' settings, from which a topic's own follow.
+	Config func() *config.Broker
+	// Interval returns the time between two passes
+	// (log.retention.check.interval.ms); nil: each turn makes one.
 	Interval func() time.Duration
-	// Grace is the time between the end of a deleted topic's last reference
-	// and the deletion of its objects; 0: a minute. A partition's own is file.delete.delay.ms.
-	Grace time.Duration
 
+	// Tail returns the bytes of a log that are not sealed, where this process
+	// knows them; they count towards retention.bytes. Nil: never.
+	Tail         func(tp kafka.TopicPartition) int64
 	Unreferenced func(tp kafka.TopicPartition) // entries went: forget what is cached of them; nil: nobody cares
 	Deleted      func(key string)              // an object is about to go; nil: nobody cares
 	Logger       *slog.Logger                  // nil: discard
 	Registerer   prometheus.Registerer         // nil: no metrics
 }
 
+// Stats are what a turn did.
+type Stats struct {
+	Partitions, Raised int   // looked at; whose log start was raised
+	Segments           int64 // entries unreferenced
+	Bytes              int64 // of their objects
+	Objects            int64 // deleted
+	Unfinished         bool  // the time was over before the pass
+}
+
 // Job applies retention. Its methods are called by one goroutine: Run, or a
 // caller that does without it.
 type Job struct {
 	o       Options
-	doomed  []doomed                    // unreferenced objects that wait for their deletion, soonest first
-	emptied map[kafka.TopicID]time.Time // deleted topics without references, since when
-	// unsure has entries whose removal was answered by an error: they may be
-	// gone, or go later.
-	unsure  map[kafka.TopicPartition][]catalog.Segment
 	metrics metrics
 }
 
 // New returns a Job. It starts nothing.
 func New(o Options) (*Job, error) {
-	if o.Catalog == nil || o.Store == nil || o.Partitions == nil || o.Interval == nil || o.Slots <= 0 {
-		return nil, errors.New("retention options: a port is missing")
+	if o.Catalog == nil || o.Store == nil || o.Config == nil || o.Slots <= 0 || o.Holder == "" {
+		return nil, errors.New("retention options: a port or name is missing")
 	}
-	if o.Grace <= 0 {
-		o.Grace = defaultGrace
+	if o.Interval == nil {
+		o.Interval = func() time.Duration { return 0 }
+	}
+	if o.Tail == nil {
+		o.Tail = func(kafka.TopicPartition) int64 { return 0 }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -88,7 +91,7 @@ func New(o Options) (*Job, error) {
 	if o.Deleted == nil {
 		o.Deleted = func(string) {}
 	}
-	j := &Job{o: o, emptied: make(map[kafka.TopicID]time.Time), unsure: make(map[kafka.TopicPartition][]catalog.Segment), metrics: newMetrics()}
+	j := &Job{o: o, metrics: newMetrics()}
 	if o.Registerer != nil {
 		if err := j.metrics.register(o.Registerer); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -97,115 +100,150 @@ func New(o Options) (*Job, error) {
 	return j, nil
 }
 
-// Run applies retention until ctx ends. What then waits for its deletion is
-// left to the sweep. Failures are logged and tried again.
+// Run takes turns until ctx ends, whenever there may be work and nobody else
+// is at it. Failures are logged and tried again.
 func (j *Job) Run(ctx context.Context) error {
-	pass := time.NewTimer(min(firstPass, j.interval()))
-	defer pass.Stop()
-	topics := time.NewTicker(topicsPeriod)
-	defer topics.Stop()
-	due := time.NewTimer(0)
-	defer due.Stop()
+	timer := time.NewTimer(j.period())
+	defer timer.Stop()
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-pass.C:
-			err = j.Pass(ctx)
-			pass.Reset(j.interval())
-		case <-topics.C:
-			err = j.CleanDeleted(ctx)
-		case <-due.C:
-			err = j.DeleteDue(ctx)
+		case <-timer.C:
+		}
+		due, err := j.due(ctx)
+		if due && err == nil {
+			_, err = j.Turn(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			j.metrics.failures.Inc()
 			j.o.Logger.Warn("apply retention", "err", err)
 		}
-		due.Reset(j.untilDue())
+		timer.Reset(j.period())
 	}
 }
 
-// interval keeps a configured 0 from becoming a loop.
-func (j *Job) interval() time.Duration { return max(j.o.Interval(), time.Millisecond) }
-
-// Pass goes over all partitions once. One that fails does not hold up the
-// others.
-func (j *Job) Pass(ctx context.Context) error {
-	var errs []error
-	for _, p := range j.o.Partitions() {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := j.Partition(ctx, p); err != nil {
-			errs = append(errs, fmt.Errorf("retain %s-%d: %w", p.Topic.Name, p.TP.Partition, err))
-		}
+func (j *Job) period() time.Duration {
+	if i := j.o.Interval(); i > 0 {
+		return max(min(turnPeriod, i), minTurnPeriod)
 	}
-	return errors.Join(errs...)
+	return turnPeriod
 }
 
-// Partition applies retention to one partition, up to the deletion of
-// the objects, which waits. Entries that changed meanwhile, or whose topic went, are left
-// to the next pass.
-func (j *Job) Partition(ctx context.Context, p Partition) error {
-	if p.Sealed == 0 || len(j.doomed) >= maxDoomed {
-		return nil
-	}
-	if err := j.settle(ctx, p); err != nil {
+// due tells whether a turn would find work, without writing anything.
+func (j *Job) due(ctx context.Context) (due bool, err error) {
+	err = bounded(ctx, func(ctx context.Context) error {
+		lease, err := j.o.Catalog.Lease(ctx, JobName)
+		if err != nil || !lease.Free(j.o.Holder, time.Now()) {
+			return err
+		}
+		if at, err := positionOf(lease); err != nil || j.passDue(at) {
+			due = true
+			return err
+		}
+		dead, err := j.o.Catalog.DeadObjects(ctx, time.Now(), 1)
+		if err != nil || len(dead) > 0 {
+			due = true
+			return err
+		}
+		topics, err := j.o.Catalog.DeletedTopics(ctx)
+		due = len(topics) > 0
 		return err
+	})
+	return due, err
+}
+
+// position is how far the job is: the state of its lease.
+type position struct {
+	Passed    int64  `json:"passed"`              // ms; when the last whole pass began
+	Began     int64  `json:"began,omitempty"`     // ms; when the pass that is not finished did
+	Topic     string `json:"topic,omitempty"`     // with Began: where it goes on
+	Partition int32  `json:"partition,omitempty"` // of Topic
+}
+
+func positionOf(l catalog.Lease) (p position, err error) {
+	if l.State != "" {
+		if err = json.Unmarshal([]byte(l.State), &p); err != nil {
+			err = fmt.Errorf("read position: %w", err)
+		}
 	}
-	d, err := j.plan(ctx, p)
+	return p, err
+}
+
+func (j *Job) passDue(p position) bool {
+	return p.Began > 0 || time.Since(time.UnixMilli(p.Passed)) >= j.o.Interval()
+}
+
+// turn is one run of the job.
+type turn struct {
+	*Job
+	lease catalog.Lease
+	at    position
+	kept  time.Time
+	stats Stats
+}
+
+// Turn does what is due, until it is done or ctx ends; what is then left, the
+// next turn goes on with. It does nothing while somebody else is at it, and
+// what it does holds even then.
+func (j *Job) Turn(ctx context.Context) (Stats, error) {
+	t := &turn{Job: j, kept: time.Now()}
+	err := bounded(ctx, func(ctx context.Context) (err error) {
+		if t.lease, err = j.o.Catalog.AcquireLease(ctx, JobName, j.o.Holder, leaseTime); err != nil {
+			return err
+		}
+		return j.o.Catalog.Refresh(ctx)
+	})
+	if errors.Is(err, catalog.ErrHeld) {
+		return t.stats, nil
+	}
+	if err == nil {
+		t.at, err = positionOf(t.lease)
+	}
 	if err != nil {
-		return err
+		return t.stats, err
 	}
-	err = j.apply(ctx, p, d)
-	if errors.Is(err, catalog.ErrFenced) || errors.Is(err, catalog.ErrNotFound) {
-		return nil
+	errs := []error{t.deleteDue(ctx), t.cleanDeleted(ctx)}
+	if t.passDue(t.at) {
+		errs = append(errs, t.pass(ctx))
+	}
+	if ctx.Err() != nil {
+		t.stats.Unfinished, errs = true, nil // what failed, failed for that
+	}
+	return t.stats, errors.Join(append(errs, t.end(ctx))...)
+}
+
+// end gives the lease back, even when the time is over.
+func (t *turn) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	t.lease.State = t.at.text()
+	err := t.o.Catalog.ReleaseLease(ctx, t.lease, reserveTurns*max(t.o.Interval(), turnPeriod))
+	if errors.Is(err, catalog.ErrFenced) {
+		return nil // somebody else goes on
 	}
 	return err
 }
 
-// apply does what was decided, in the order of the package's comment.
-func (j *Job) apply(ctx context.Context, p Partition, d Decision) error {
-	if d.LogStart > p.LogStart {
-		if err := bounded(ctx, func(ctx context.Context) error { return p.SetLogStart(ctx, d.LogStart) }); err != nil {
-			return fmt.Errorf("raise log start to %d: %w", d.LogStart, err)
-		}
+func (p position) text() string {
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // numbers and a string
 	}
-	for rest := d.Remove; len(rest) > 0; {
-		n := min(len(rest), removeBatch)
-		if err := j.remove(ctx, p, rest[:n], d.Replacement); err != nil {
-			return err
-		}
-		rest = rest[n:]
-	}
-	return nil
+	return string(b)
 }
 
-// plan reads as many entries as it takes to decide.
-func (j *Job) plan(ctx context.Context, p Partition) (Decision, error) {
-	l := Log{Config: p.Config, LogStart: p.LogStart, Sealed: p.Sealed, HotBytes: p.HotBytes}
-	needAll := p.Config.Delete && p.Config.RetentionBytes >= 0
-	for from := kafka.Offset(0); ; {
-		var page []catalog.Segment
-		err := bounded(ctx, func(ctx context.Context) (err error) {
-			page, err = j.o.Catalog.Segments(ctx, p.TP, from, readEntries)
-			return err
-		})
-		if err != nil {
-			return Decision{}, fmt.Errorf("read segments: %w", err)
-		}
-		l.Segments = append(l.Segments, page...)
-		last := len(page) < readEntries
-		if last || !needAll {
-			d := Plan(time.Now(), l)
-			if last || len(d.Remove) < len(l.Segments) {
-				return d, nil
-			}
-		}
-		from = page[len(page)-1].End
+// keep records now and then how far the turn is. ErrFenced: it is over.
+func (t *turn) keep(ctx context.Context) error {
+	if time.Since(t.kept) < keepPeriod {
+		return nil
 	}
+	t.kept = time.Now()
+	t.lease.State = t.at.text()
+	return bounded(ctx, func(ctx context.Context) (err error) {
+		t.lease, err = t.o.Catalog.KeepLease(ctx, t.lease, leaseTime)
+		return err
+	})
 }
 
 // bounded gives one call its deadline.

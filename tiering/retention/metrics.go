@@ -9,7 +9,6 @@ import (
 // metrics counts what a Job does.
 type metrics struct {
 	removed, bytes, deleted, failures prometheus.Counter
-	waiting                           prometheus.Gauge
 }
 
 func newMetrics() metrics {
@@ -21,14 +20,12 @@ func newMetrics() metrics {
 		bytes:    counter("bytes_total", "Bytes of the objects of segments that retention removed."),
 		deleted:  counter("objects_total", "Objects deleted."),
 		failures: counter("failures_total", "Passes in which something failed, to be tried again."),
-		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "varve", Subsystem: "retention", Name: "waiting_objects", Help: "Unreferenced objects that wait for their deletion."}),
 	}
 }
 
 func (m metrics) register(reg prometheus.Registerer) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.removed, m.bytes, m.deleted, m.failures, m.waiting} {
+	for _, c := range []prometheus.Collector{m.removed, m.bytes, m.deleted, m.failures} {
 		errs = append(errs, reg.Register(c))
 	}
 	return errors.Join(errs...)

@@ -2,15 +2,17 @@
 // size, below the log's start, and all of a deleted topic.
 //
 // Plan decides, as a function of the moment and of a log's entries. Job does
-// it, in the order that lets it be killed at any point:
+// it for all logs of a cluster, from the catalogue alone, so that it runs beside the
+// brokers or in one of them. It can be killed at any point, and run twice:
 //
-//	log start raised ─▶ entries unreferenced ─▶ grace, for readers ─▶ objects deleted
-//	(catalogue, owner)  (one commit for 40)     (what they hold)
+//	one pass      log start raised ─▶ change feed ─▶ owners: ListOffsets and Fetch are right
+//	the next one  entries below it unreferenced, their objects noted   (one commit for 40)
+//	grace, for readers that still hold a reference
+//	objects deleted ─▶ note forgotten
 //
-// After a kill the next pass finds the log start raised and goes on; objects
-// that were unreferenced and not deleted are named by nothing, and the sweep
-// finds them. The wait is a courtesy: a reader whose object went looks its offset up
-// anew.
+// Each commit checks the job's lease. What a killed run has not finished is in
+// the catalogue: starts, notes and tombstones. The waits are a courtesy: a reader whose
+// object went looks its offset up anew.
 package retention
 
 import (
@@ -21,25 +23,25 @@ import (
 	"github.com/varvelog/varve/internal/kafka/config"
 )
 
-// Log is what Plan decides about.
+// Log is what Plan decides about: some of a log's entries, in order, the
+// oldest ones that it has not decided about yet.
 type Log struct {
 	Config   config.Topic
-	LogStart kafka.Offset
-	// Sealed is the end of the segments that the owner knows of. An entry
-	// behind it was committed and its owner doesn't know yet (the outcome was
-	// unknown): it must find the entry as it wrote it.
-	Sealed   kafka.Offset
-	HotBytes int64             // of the tail that is not sealed; counts towards retention.bytes
-	Segments []catalog.Segment // from the oldest on, up to the newest if all that are given go
+	LogStart kafka.Offset      // as it was when the pass began
+	Bytes    int64             // of batches, of these entries and all behind them, with the tail that is not sealed; only for retention.bytes
+	Segments []catalog.Segment // a page
+	Last     bool              // no entries follow
 }
 
 // Decision is what has to go.
 type Decision struct {
-	LogStart kafka.Offset      // never below the old one
-	Remove   []catalog.Segment // the oldest, in order
+	Remove []catalog.Segment // below the log start since before this pass; the first ones
 	// Replacement is the empty entry that takes the place of the newest one,
 	// which is the last of Remove; nil: it stays. It keeps the log's end.
 	Replacement *catalog.Segment
+	LogStart    kafka.Offset // what it has to be raised to; never below the old one
+	Bytes       int64        // Log.Bytes without what goes
+	More        bool         // all of the page goes: the next has to be decided about too
 }
 
 // Plan decides as Kafka's UnifiedLog.deleteOldSegments does: what lies below
@@ -48,25 +50,31 @@ type Decision struct {
 // batches as produced, hot tail included), and while their largest time is more
 // than retention.ms ago.
 func Plan(now time.Time, l Log) Decision {
-	segs := known(l.Segments, l.Sealed)
 	n := 0
-	for n < len(segs) && segs[n].End <= l.LogStart {
+	for n < len(l.Segments) && l.Segments[n].End <= l.LogStart {
 		n++
 	}
-	if l.Config.Delete {
-		n += bySize(segs[n:], l.HotBytes, l.Config.RetentionBytes)
-		n += byTime(segs[n:], now, l.Config.RetentionMs)
-	}
-	d := Decision{LogStart: l.LogStart}
-	if n == 0 {
-		return d
-	}
-	d.LogStart = max(d.LogStart, segs[n-1].End)
-	d.Remove = segs[:n:n]
-	if n == len(segs) {
+	d := Decision{LogStart: l.LogStart, Bytes: l.Bytes, Remove: l.Segments[:n:n], More: !l.Last}
+	if rest := l.Segments[n:]; len(rest) > 0 {
+		d.expire(now, l.Config, rest)
+	} else if l.Last && n > 0 {
 		d.keepEnd()
 	}
 	return d
+}
+
+// expire raises the log start past what need not be kept any more.
+func (d *Decision) expire(now time.Time, c config.Topic, segs []catalog.Segment) {
+	n := 0
+	if c.Delete {
+		n = bySize(segs, d.Bytes, c.RetentionBytes)
+		n += byTime(segs[n:], now, c.RetentionMs)
+	}
+	for i := range segs[:n] {
+		d.LogStart = segs[i].End
+		d.Bytes -= segs[i].RawSize
+	}
+	d.More = d.More && n == len(segs)
 }
 
 // keepEnd puts an empty entry in the place of the newest segment, or leaves
@@ -84,24 +92,13 @@ func (d *Decision) keepEnd() {
 	}
 }
 
-// known returns the entries up to the end that the owner knows of.
-func known(segs []catalog.Segment, sealed kafka.Offset) []catalog.Segment {
-	n := len(segs)
-	for n > 0 && segs[n-1].End > sealed {
-		n--
-	}
-	return segs[:n]
-}
-
-// bySize returns how many of the oldest segments can go while limit bytes are left.
-func bySize(segs []catalog.Segment, hot, limit int64) int {
+// bySize returns how many of the oldest segments of a log of so many bytes can
+// go while limit bytes are left.
+func bySize(segs []catalog.Segment, bytes, limit int64) int {
 	if limit < 0 {
 		return 0
 	}
-	excess := hot - limit
-	for i := range segs {
-		excess += segs[i].RawSize
-	}
+	excess := bytes - limit
 	n := 0
 	for n < len(segs) && segs[n].RawSize <= excess {
 		excess -= segs[n].RawSize

@@ -11,91 +11,86 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
-// CleanDeleted removes what is left of deleted topics. Every commit of a
+// cleanDeleted removes what is left of deleted topics. Every commit of a
 // segment checks its topic, so once the tombstone is there no reference can
 // come; once all entries are gone, nothing below the topic's prefix is ever read
 // again, whoever wrote it.
-func (j *Job) CleanDeleted(ctx context.Context) error {
+func (t *turn) cleanDeleted(ctx context.Context) error {
 	var topics []catalog.DeletedTopic
 	err := bounded(ctx, func(ctx context.Context) (err error) {
-		topics, err = j.o.Catalog.DeletedTopics(ctx)
+		topics, err = t.o.Catalog.DeletedTopics(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	there := make(map[kafka.TopicID]bool, len(topics))
 	var errs []error
-	for _, t := range topics {
-		there[t.ID] = true
-		if err := j.cleanTopic(ctx, t); err != nil {
-			errs = append(errs, fmt.Errorf("clean deleted topic %s: %w", t.Name, err))
+	for _, topic := range topics {
+		if ctx.Err() != nil {
+			break
 		}
-	}
-	for id := range j.emptied {
-		if !there[id] {
-			delete(j.emptied, id) // somebody else was quicker
+		if err := t.cleanTopic(ctx, topic); err != nil {
+			errs = append(errs, fmt.Errorf("clean deleted topic %s: %w", topic.Name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (j *Job) cleanTopic(ctx context.Context, t catalog.DeletedTopic) error {
-	since, ok := j.emptied[t.ID]
-	if !ok {
-		for p := range t.Partitions {
-			if err := j.emptyPartition(ctx, t, kafka.TopicPartition{Topic: t.ID, Partition: p}); err != nil {
+func (t *turn) cleanTopic(ctx context.Context, topic catalog.DeletedTopic) error {
+	if topic.Emptied.IsZero() {
+		for p := range topic.Partitions {
+			if err := t.emptyPartition(ctx, topic, kafka.TopicPartition{Topic: topic.ID, Partition: p}); err != nil {
 				return err
 			}
 		}
-		j.emptied[t.ID] = time.Now()
+		return bounded(ctx, func(ctx context.Context) error { return t.o.Catalog.MarkEmptied(ctx, topic) })
+	}
+	if time.Since(topic.Emptied) < topicGrace {
 		return nil
 	}
-	if time.Since(since) < j.o.Grace {
-		return nil
-	}
-	if err := j.deletePrefix(ctx, "seg/"+t.ID.Hex()+"/"); err != nil {
+	if err := t.deletePrefix(ctx, "seg/"+topic.ID.Hex()+"/"); err != nil {
 		return err
 	}
-	if err := bounded(ctx, func(ctx context.Context) error { return j.o.Catalog.ForgetTopic(ctx, t) }); err != nil {
+	if err := bounded(ctx, func(ctx context.Context) error { return t.o.Catalog.ForgetTopic(ctx, topic) }); err != nil {
 		return fmt.Errorf("forget: %w", err)
 	}
-	delete(j.emptied, t.ID)
-	j.o.Logger.Info("deleted topic cleaned", "topic", t.Name, "id", t.ID)
+	t.o.Logger.Info("deleted topic cleaned", "topic", topic.Name, "id", topic.ID)
 	return nil
 }
 
 // emptyPartition removes a deleted topic's entries and log start.
-func (j *Job) emptyPartition(ctx context.Context, t catalog.DeletedTopic, tp kafka.TopicPartition) error {
+func (t *turn) emptyPartition(ctx context.Context, topic catalog.DeletedTopic, tp kafka.TopicPartition) error {
 	for {
-		n := 0
-		err := bounded(ctx, func(ctx context.Context) error {
-			segs, err := j.o.Catalog.Segments(ctx, tp, 0, removeBatch)
-			if err != nil || len(segs) == 0 {
+		var segs []catalog.Segment
+		err := bounded(ctx, func(ctx context.Context) (err error) {
+			if segs, err = t.o.Catalog.Segments(ctx, tp, 0, removeBatch); err != nil {
 				return err
 			}
-			n = len(segs)
-			return j.o.Catalog.RemoveSegments(ctx, nil, segs, nil)
+			return t.o.Catalog.SwapSegments(ctx, catalog.Swap{Lease: &t.lease, Old: segs})
 		})
 		if err != nil {
 			return err
 		}
-		if n == 0 {
+		if len(segs) == 0 {
 			break
 		}
-		j.o.Unreferenced(tp)
-		j.metrics.removed.Add(float64(n))
+		t.o.Unreferenced(tp)
+		t.stats.Segments += int64(len(segs))
+		t.metrics.removed.Add(float64(len(segs)))
+		if err := t.keep(ctx); err != nil {
+			return err
+		}
 	}
-	slot := kafka.PartitionSlot(t.Name, tp.Partition, j.o.Slots)
-	return bounded(ctx, func(ctx context.Context) error { return j.o.Catalog.RemoveLogStart(ctx, slot, tp) })
+	slot := kafka.PartitionSlot(topic.Name, tp.Partition, t.o.Slots)
+	return bounded(ctx, func(ctx context.Context) error { return t.o.Catalog.RemoveLogStart(ctx, slot, tp) })
 }
 
 // deletePrefix deletes all objects below a prefix that nobody reads.
-func (j *Job) deletePrefix(ctx context.Context, prefix string) error {
+func (t *turn) deletePrefix(ctx context.Context, prefix string) error {
 	for after := ""; ; {
 		var infos []objstore.Info
 		err := bounded(ctx, func(ctx context.Context) (err error) {
-			infos, err = j.o.Store.List(ctx, prefix, after, objstore.MaxDeleteKeys)
+			infos, err = t.o.Store.List(ctx, prefix, after, objstore.MaxDeleteKeys)
 			return err
 		})
 		if err != nil {
@@ -108,9 +103,12 @@ func (j *Job) deletePrefix(ctx context.Context, prefix string) error {
 		for i := range infos {
 			keys[i] = infos[i].Key
 		}
-		if err := j.delete(ctx, keys); err != nil {
+		if err := t.delete(ctx, keys); err != nil {
 			return err
 		}
 		after = keys[len(keys)-1]
+		if err := t.keep(ctx); err != nil {
+			return err
+		}
 	}
 }

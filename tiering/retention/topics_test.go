@@ -20,8 +20,8 @@ import (
 func (r *rig) deleted() {
 	r.t.Helper()
 	ctx := r.t.Context()
-	r.must(r.setLogStart(ctx, 5))
-	r.must(r.store.Put(ctx, "seg/"+r.part.TP.Topic.Hex()+"/0000000000/uncommitted", objstore.Buffers{[]byte("b")}))
+	r.must(r.cat.SetLogStart(ctx, r.slot.Slot, r.tp, 5))
+	r.must(r.store.Put(ctx, "seg/"+r.tp.Topic.Hex()+"/0000000000/uncommitted", objstore.Buffers{[]byte("b")}))
 	r.must(r.store.Put(ctx, "seg/"+kafka.TopicID{2}.Hex()+"/0000000000/other", objstore.Buffers{[]byte("b")}))
 	r.must(r.cat.DeleteTopic(ctx, "t"))
 }
@@ -29,37 +29,26 @@ func (r *rig) deleted() {
 // cleaned tells whether nothing of the topic is left.
 func (r *rig) cleaned() bool {
 	r.t.Helper()
-	ctx := r.t.Context()
-	topics, err := r.cat.DeletedTopics(ctx)
+	topics, err := r.cat.DeletedTopics(r.t.Context())
 	r.must(err)
-	starts, err := r.cat.LogStarts(ctx, r.slot.Slot)
-	r.must(err)
-	return len(topics) == 0 && len(starts) == 0 && len(r.entries()) == 0 && len(r.store.Keys()) == 1
+	return len(topics) == 0 && r.start() == 0 && len(r.entries()) == 0 && len(r.store.Keys()) == 1
 }
 
 func TestCleanDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, removeBatch+3)
 		r.deleted()
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- r.job().Run(ctx) }()
-		time.Sleep(topicsPeriod)
-		synctest.Wait()
+		r.running(turnPeriod + time.Second)
 		if n := len(r.entries()); n > 0 {
 			t.Errorf("%d entries are left", n)
 		}
 		r.wantObjects(removeBatch + 5)
-		time.Sleep(3 * topicsPeriod)
-		synctest.Wait()
+		r.running(topicGrace - turnPeriod)
 		r.wantObjects(removeBatch + 5) // readers may still be at them
-		time.Sleep(topicsPeriod)
-		synctest.Wait()
+		r.running(3 * turnPeriod)
 		if !r.cleaned() {
 			t.Errorf("left: %v, %v", r.entries(), r.store.Keys())
 		}
-		cancel()
-		r.must(<-done)
 	})
 }
 
@@ -73,11 +62,11 @@ func TestCleanDeletedKilled(t *testing.T) {
 					r.deleted()
 					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 					k := &kill{at: at, after: after, cancel: cancel}
-					r.part.Sealed = 0 // nobody owns it any more
 					k.arm(r)
-					r.must(r.job().Run(ctx))
+					r.must(r.job("broker-1").Run(ctx))
 					disarm(r)
 					more = k.calls >= at
+					time.Sleep(reserveTurns * interval)
 					r.running(5 * time.Minute)
 					if !r.cleaned() {
 						t.Errorf("left: %v, %v", r.entries(), r.store.Keys())
@@ -88,16 +77,15 @@ func TestCleanDeletedKilled(t *testing.T) {
 	}
 }
 
-// Two jobs at once, and a store that fails now and then.
+// Two schedules at once, and stores that fail now and then.
 func TestCleanDeletedTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, removeBatch+3)
 		r.deleted()
-		r.part.Sealed = 0
 		var calls atomic.Int64
 		r.meta.Hook = func(string, []meta.Op) memmeta.Fault {
 			n := calls.Add(1)
-			return memmeta.Fault{Fail: n%7 == 0, Apply: n%2 == 0}
+			return memmeta.Fault{Fail: n%13 == 0, Apply: n%2 == 0}
 		}
 		r.store.SetFault(func(memstore.Op, string) memstore.Fault {
 			if calls.Add(1)%3 == 0 {
@@ -105,12 +93,15 @@ func TestCleanDeletedTwice(t *testing.T) {
 			}
 			return memstore.Fault{}
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 		defer cancel()
-		other := r.job()
+		jobs := []*Job{r.job("broker-1"), r.job("broker-2")}
+		for _, j := range jobs {
+			j.o.Deleted = func(string) {}
+		}
 		done := make(chan error, 1)
-		go func() { done <- other.Run(ctx) }()
-		r.must(r.job().Run(ctx))
+		go func() { done <- jobs[1].Run(ctx) }()
+		r.must(jobs[0].Run(ctx))
 		r.must(<-done)
 		disarm(r)
 		if !r.cleaned() {

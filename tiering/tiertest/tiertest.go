@@ -309,11 +309,11 @@ func (o *Owner) Remove(l *Log, n int) {
 	o.SetStart(l, last.End)
 	newest, _, err := o.Cat.NewestSegment(o.ctx, l.TP)
 	o.check(err)
-	var empty *catalog.Segment
+	swap := catalog.Swap{Topic: &l.Topic, Old: segs}
 	if newest.Base == last.Base {
-		empty = &catalog.Segment{TP: l.TP, Base: last.Base, End: last.End, Epochs: last.Epochs}
+		swap.New = []catalog.Segment{{TP: l.TP, Base: last.Base, End: last.End, Epochs: last.Epochs}}
 	}
-	o.check(o.Cat.RemoveSegments(o.ctx, &l.Topic, segs, empty))
+	o.check(o.Cat.SwapSegments(o.ctx, swap))
 	for _, s := range segs {
 		if s.Key != "" {
 			o.check(o.store.Delete(o.ctx, s.Key))

@@ -39,12 +39,12 @@ func (s *Server) deleteOne(ctx context.Context, row *kmsg.DeleteTopicsResponseTo
 	if row.Topic == nil && row.TopicID == (kafka.TopicID{}) {
 		return refuse(kafka.InvalidRequest, "Neither topic name nor id were specified.")
 	}
-	snapshot := s.o.Catalog.Topics()
-	var t *catalog.Topic
-	if row.Topic != nil {
-		t, _ = snapshot.ByName(*row.Topic)
-	} else {
-		t, _ = snapshot.ByID(row.TopicID)
+	t := s.topicOf(row)
+	if t == nil { // here, or not yet: whoever is told that it is gone relies on it
+		if err := s.o.Catalog.Refresh(ctx); err != nil {
+			return err
+		}
+		t = s.topicOf(row)
 	}
 	if t == nil {
 		return missingTopic(row.Topic == nil)
@@ -57,6 +57,16 @@ func (s *Server) deleteOne(ctx context.Context, row *kmsg.DeleteTopicsResponseTo
 		return err
 	}
 	return s.o.Reconcile(ctx)
+}
+
+// topicOf returns the topic that a row names, in the newest snapshot; nil: none.
+func (s *Server) topicOf(row *kmsg.DeleteTopicsResponseTopic) (t *catalog.Topic) {
+	if row.Topic != nil {
+		t, _ = s.o.Catalog.Topics().ByName(*row.Topic)
+	} else {
+		t, _ = s.o.Catalog.Topics().ByID(row.TopicID)
+	}
+	return t
 }
 
 func missingTopic(byID bool) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
 )
 
@@ -21,7 +20,7 @@ type DeadObjects struct {
 
 // dead returns the operation that notes the objects of old that none of
 // next names; none where there are no such objects, or due is zero.
-func dead(tp kafka.TopicPartition, old, next []Segment, due time.Time) []meta.Op {
+func dead(old, next []Segment, due time.Time) []meta.Op {
 	kept := make(map[string]bool, len(next))
 	for i := range next {
 		kept[next[i].Key] = true
@@ -35,7 +34,7 @@ func dead(tp kafka.TopicPartition, old, next []Segment, due time.Time) []meta.Op
 	if len(keys) == 0 || due.IsZero() {
 		return nil
 	}
-	sk := fmt.Sprintf("%020d/%s/%020d", due.UnixMilli(), tpSK(tp), old[0].Base)
+	sk := fmt.Sprintf("%020d/%s", due.UnixMilli(), meta.NewCommitID()) // one for each commit
 	return []meta.Op{meta.Create(meta.Key{PK: deadPK, SK: sk}, meta.Attrs{"v": format, "due": due.UnixMilli(), "keys": jsonText(keys)})}
 }
 

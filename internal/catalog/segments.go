@@ -29,6 +29,7 @@ type Segment struct {
 	FooterLen      int64
 	CreatedMs      int64
 	Epochs         []EpochStart
+	Cleaned        kafka.Offset // up to where the log was compacted when this entry was written; 0: never
 	item           meta.Item
 }
 
@@ -46,14 +47,21 @@ func segmentOf(tp kafka.TopicPartition, item meta.Item) (Segment, error) {
 		FirstTimestamp: f.int("first_ts"), MaxTimestamp: f.int("max_ts"), FooterLen: f.int("footer_len"), CreatedMs: f.int("created"), item: bare(item),
 	}
 	f.json("epochs", &s.Epochs)
+	if _, ok := item.Attrs["cleaned"]; ok {
+		s.Cleaned = kafka.Offset(f.int("cleaned"))
+	}
 	return s, f.err
 }
 
 func (s Segment) attrs() meta.Attrs {
-	return meta.Attrs{
+	a := meta.Attrs{
 		"v": format, "base": int64(s.Base), "end": int64(s.End), "key": s.Key, "size": s.Size, "raw_size": s.RawSize, "records": s.Records,
 		"first_ts": s.FirstTimestamp, "max_ts": s.MaxTimestamp, "footer_len": s.FooterLen, "created": s.CreatedMs, "epochs": jsonText(s.Epochs),
 	}
+	if s.Cleaned > 0 {
+		a["cleaned"] = int64(s.Cleaned)
+	}
+	return a
 }
 
 func (s Segment) sameAs(o Segment) bool {
@@ -194,7 +202,7 @@ func (c *Catalog) SwapSegments(ctx context.Context, s Swap) error {
 			ops = append(ops, meta.Create(meta.Key{PK: logPK(tp), SK: segSK(n.Base)}, n.attrs()))
 		}
 	}
-	ops = append(ops, dead(tp, s.Old, s.New, s.Due)...)
+	ops = append(ops, dead(s.Old, s.New, s.Due)...)
 	if err := c.withTopic(ctx, s.Topic, ops); err != nil {
 		return fmt.Errorf("swap %d segments of %s: %w", len(s.Old), tp, err)
 	}

@@ -14,14 +14,24 @@ import (
 //	12 leader epoch 4      21 attributes 2         43 producer id 8       57 count of records 4
 //	                       23 last offset delta 4                         61 records
 const (
-	attrCodec   = 0x07
-	attrControl = 0x20
+	attrCodec         = 0x07
+	attrControl       = 0x20
+	attrDeleteHorizon = 0x40
 )
 
-func headOffset(b []byte) kafka.Offset  { return kafka.Offset(binary.BigEndian.Uint64(b)) }
-func headLen(b []byte) int64            { return int64(int32(binary.BigEndian.Uint32(b[8:]))) + 12 }
-func headFirstTimestamp(b []byte) int64 { return int64(binary.BigEndian.Uint64(b[27:])) }
-func headRecords(b []byte) int64        { return int64(int32(binary.BigEndian.Uint32(b[57:]))) }
+func headOffset(b []byte) kafka.Offset { return kafka.Offset(binary.BigEndian.Uint64(b)) }
+func headLen(b []byte) int64           { return int64(int32(binary.BigEndian.Uint32(b[8:]))) + 12 }
+func headRecords(b []byte) int64       { return int64(int32(binary.BigEndian.Uint32(b[57:]))) }
+
+// headFirstTimestamp returns a batch's base timestamp, which is its first
+// record's; its largest one where compaction has put the delete horizon there
+// (KIP-534).
+func headFirstTimestamp(b []byte, m Batch) int64 {
+	if m.Attributes&attrDeleteHorizon != 0 {
+		return m.MaxTimestamp
+	}
+	return int64(binary.BigEndian.Uint64(b[27:]))
+}
 
 // Describe reads what a footer says about a batch from the batch itself (Pos
 // stays 0). It checks its length and format, not its CRC.

@@ -72,7 +72,7 @@ func (s *SegmentWriter) Batch(b []byte, m Batch) error {
 		s.flush()
 	}
 	if s.next < 0 {
-		s.base, s.info.FirstTimestamp, s.info.MaxTimestamp = m.BaseOffset, headFirstTimestamp(b), m.MaxTimestamp
+		s.base, s.info.FirstTimestamp, s.info.MaxTimestamp = m.BaseOffset, headFirstTimestamp(b, m), m.MaxTimestamp
 	}
 	if len(s.raw) == 0 {
 		s.frame = Frame{BaseOffset: m.BaseOffset, MaxTime: m.MaxTimestamp, Stored: stored}

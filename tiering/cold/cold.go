@@ -153,15 +153,21 @@ func (r *Reader) find(ctx context.Context, tp kafka.TopicPartition, from kafka.O
 // kafka.KafkaStorageError: the object is not what the catalogue says.
 func (r *Reader) Footer(ctx context.Context, seg catalog.Segment) (*bundle.SegmentFooter, error) {
 	return r.footers.get(ctx, seg.Key, func(ctx context.Context) (*bundle.SegmentFooter, int64, error) {
-		obj, err := bundle.Read(ctx, bundle.At(r.o.Store, seg.Key), make([]byte, min(max(seg.FooterLen, 4<<10), 1<<20)))
-		if err == nil {
-			err = matches(obj, seg)
-		}
-		if err != nil {
-			return nil, 0, damage(seg, err)
-		}
-		return obj.Segment, 4 * max(seg.FooterLen, 1<<10), nil // about what it takes decoded
+		footer, err := ReadFooter(ctx, r.o.Store, seg)
+		return footer, 4 * max(seg.FooterLen, 1<<10), err // about what it takes decoded
 	})
+}
+
+// ReadFooter is Footer for those who read without a Reader.
+func ReadFooter(ctx context.Context, store objstore.Store, seg catalog.Segment) (*bundle.SegmentFooter, error) {
+	obj, err := bundle.Read(ctx, bundle.At(store, seg.Key), make([]byte, min(max(seg.FooterLen, 4<<10), 1<<20)))
+	if err == nil {
+		err = matches(obj, seg)
+	}
+	if err != nil {
+		return nil, damage(seg, err)
+	}
+	return obj.Segment, nil
 }
 
 // matches tells whether an object can be the one that an entry names.

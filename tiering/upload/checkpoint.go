@@ -35,7 +35,7 @@ type CheckpointInfo struct {
 // ErrCorrupt; those of cache, store and Pace, wrapped.
 func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
-	key, err := o.put(ctx, func(n int64) string { return checkpointKey(o.Origin, n) },
+	key, err := o.Put(ctx, func(n int64) string { return checkpointKey(o.Origin, n) },
 		func(ctx context.Context, origin bundle.Origin, w io.Writer) (err error) {
 			info, err = o.writeCheckpoint(ctx, bundle.NewCheckpointWriter(w, origin), parts)
 			return err

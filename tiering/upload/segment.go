@@ -29,7 +29,7 @@ func Segment(ctx context.Context, o Options, src Source) (catalog.Segment, error
 		return catalog.Segment{}, wrong("segment of %s up to offset %d, with the state of %s at %d", src.TP, src.End, src.State.TP, src.State.NextOffset)
 	}
 	var info bundle.SegmentInfo
-	key, err := o.put(ctx, func(n int64) string { return segmentKey(src, o.Origin, n) },
+	key, err := o.Put(ctx, func(n int64) string { return segmentKey(src, o.Origin, n) },
 		func(ctx context.Context, origin bundle.Origin, w io.Writer) (err error) {
 			info, err = o.writeSegment(ctx, origin, w, src)
 			return err

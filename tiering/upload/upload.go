@@ -56,10 +56,12 @@ type Options struct {
 // Ref is a run of whole batches of one partition in an object.
 type Ref = bundle.Ref
 
-// put writes an object, under a new key at each attempt: an attempt whose
-// outcome is unknown may still land, and must not be taken for another's.
-// A failure that is the source's is not tried again.
-func (o *Options) put(ctx context.Context, key func(n int64) string, write func(context.Context, bundle.Origin, io.Writer) error) (string, error) {
+// Put writes an object, under a new key at each attempt, and returns the key
+// that was written: an attempt whose outcome is unknown may still land, and
+// must not be taken for another's. A failure that is the source's, of write and not of its
+// Writer, is not tried again. write is called anew for each attempt, by one
+// goroutine at a time.
+func (o *Options) Put(ctx context.Context, key func(n int64) string, write func(context.Context, bundle.Origin, io.Writer) error) (string, error) {
 	timeout := o.PutTimeout
 	if timeout == 0 {
 		timeout = defaultPutTimeout

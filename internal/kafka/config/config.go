@@ -8,6 +8,7 @@ package config
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,6 +93,8 @@ type Broker struct {
 	FetchMaxBytes            int
 	ProducerIDExpiration     time.Duration
 	RetentionCheckInterval   time.Duration
+	CleanerBackoff           time.Duration
+	CleanerBufferBytes       int64
 	RequestTimeout           time.Duration
 
 	GroupMinSessionTimeout     time.Duration
@@ -135,6 +138,7 @@ type Topic struct {
 	DeleteRetentionMs    int64
 	MinCompactionLagMs   int64
 	MaxCompactionLagMs   int64
+	MinDirtyRatio        float64 // min.cleanable.dirty.ratio
 	FileDeleteDelay      time.Duration
 }
 
@@ -243,6 +247,7 @@ func EffectiveTopic(b *Broker, overrides map[string]string) Topic {
 		DeleteRetentionMs:    v.int("delete.retention.ms"),
 		MinCompactionLagMs:   v.int("min.compaction.lag.ms"),
 		MaxCompactionLagMs:   v.int("max.compaction.lag.ms"),
+		MinDirtyRatio:        v.float("min.cleanable.dirty.ratio"),
 		FileDeleteDelay:      v.ms("file.delete.delay.ms"),
 	}
 }
@@ -279,6 +284,8 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.FetchMaxBytes = int(v.int("fetch.max.bytes"))
 	b.ProducerIDExpiration = v.ms("producer.id.expiration.ms")
 	b.RetentionCheckInterval = v.ms("log.retention.check.interval.ms")
+	b.CleanerBackoff = v.ms("log.cleaner.backoff.ms")
+	b.CleanerBufferBytes = v.int("log.cleaner.dedupe.buffer.size")
 	b.RequestTimeout = v.ms("request.timeout.ms")
 	b.GroupMinSessionTimeout = v.ms("group.min.session.timeout.ms")
 	b.GroupMaxSessionTimeout = v.ms("group.max.session.timeout.ms")
@@ -309,6 +316,14 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 type reader func(name string) string
 
 func (r reader) int(name string) int64 { return mustInt(r(name)) }
+
+func (r reader) float(name string) float64 {
+	f, err := strconv.ParseFloat(r.text(name), 64)
+	if err != nil {
+		panic(err) // settings were checked when they were made
+	}
+	return f
+}
 
 func (r reader) text(name string) string { return strings.TrimSpace(r(name)) }
 

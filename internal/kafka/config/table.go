@@ -88,6 +88,8 @@ var brokerDefs = []Def{
 	{Name: "log.retention.minutes", Type: Int, Default: "10080", min: -1, max: maxInt, Doc: "log.retention.ms in minutes."},
 	{Name: "log.retention.hours", Type: Int, Default: "168", min: -1, max: maxInt, Doc: "log.retention.ms in hours."},
 	{Name: "log.retention.check.interval.ms", Type: Long, Default: "300000", min: 1, max: maxLong, Doc: "How often retention looks for segments to delete."},
+	{Name: "log.cleaner.backoff.ms", Type: Long, Default: "15000", min: 1, max: maxLong, Doc: "How often compaction looks for logs that are dirty enough."},
+	{Name: "log.cleaner.dedupe.buffer.size", Type: Long, Default: "134217728", min: 1 << 20, max: maxLong, Doc: "About the bytes of memory for the keys that one pass of compaction gathers."},
 	{Name: "log.segment.bytes", Type: Int, Default: "1073741824", min: 1 << 20, max: maxInt, Dynamic: true, Doc: "Default of segment.bytes."},
 	{Name: "log.index.size.max.bytes", Type: Int, Default: "10485760", min: 4, max: maxInt, Dynamic: true, Doc: "Default of segment.index.bytes."},
 	{Name: "log.roll.ms", Type: Long, Default: "604800000", min: 1, max: maxLong, Dynamic: true, Older: []Older{{"log.roll.hours", 3_600_000}}, Doc: "Default of segment.ms."},

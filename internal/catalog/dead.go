@@ -45,6 +45,24 @@ func (c *Catalog) DeadObjects(ctx context.Context, now time.Time, limit int) ([]
 	if err != nil {
 		return nil, fmt.Errorf("read dead objects: %w", err)
 	}
+	all, err := deadOf(items)
+	n := 0
+	for n < len(all) && !all[n].Due.After(now) {
+		n++
+	}
+	return all[:n], err
+}
+
+// AllDeadObjects returns the notes of all objects that wait to be deleted.
+func (c *Catalog) AllDeadObjects(ctx context.Context) ([]DeadObjects, error) {
+	items, err := c.all(ctx, deadPK, "")
+	if err != nil {
+		return nil, fmt.Errorf("read dead objects: %w", err)
+	}
+	return deadOf(items)
+}
+
+func deadOf(items []meta.Item) ([]DeadObjects, error) {
 	var all []DeadObjects
 	for _, it := range items {
 		f := read(it)
@@ -52,9 +70,6 @@ func (c *Catalog) DeadObjects(ctx context.Context, now time.Time, limit int) ([]
 		f.json("keys", &d.Keys)
 		if f.err != nil {
 			return nil, fmt.Errorf("read dead objects: %w", f.err)
-		}
-		if d.Due.After(now) {
-			break
 		}
 		all = append(all, d)
 	}

@@ -68,9 +68,12 @@ func (s Segment) sameAs(o Segment) bool {
 	return s.Base == o.Base && s.End == o.End && s.Key == o.Key
 }
 
-// AddSegment registers a sealed segment, on condition that slot is still
-// owned at its epoch and the topic is still there. ErrFenced, ErrNotFound (the
-// topic), ErrExists (another segment begins there).
+// AddSegment registers a sealed segment behind the newest one, on condition
+// that slot is still owned at its epoch, the topic is still there, and the
+// newest one is still as it was. Without that last check a repeat of an unknown commit
+// that lands late would bring an entry back which a job has merged into the
+// one before. ErrFenced, ErrNotFound (the topic), ErrExists (another segment
+// holds its first offset: one of the caller's, as a job may have replaced it).
 func (c *Catalog) AddSegment(ctx context.Context, slot Slot, topic Topic, s Segment) error {
 	key := meta.Key{PK: logPK(s.TP), SK: segSK(s.Base)}
 	err := again(ctx, func() error {
@@ -88,16 +91,19 @@ func (c *Catalog) AddSegment(ctx context.Context, slot Slot, topic Topic, s Segm
 		if t.ID != s.TP.Topic {
 			return ErrNotFound
 		}
-		if item, err := c.get(ctx, key.PK, key.SK); err != nil || item.Version > 0 {
-			if err != nil {
-				return err
-			}
-			if there, err := segmentOf(s.TP, item); err != nil || !there.sameAs(s) {
-				return errors.Join(ErrExists, err)
-			}
+		ops := []meta.Op{meta.Check(owned.item), meta.Check(t.item), meta.Create(key, s.attrs())}
+		newest, ok, err := c.NewestSegment(ctx, s.TP)
+		switch {
+		case err != nil:
+			return err
+		case ok && newest.sameAs(s):
 			return nil // this very segment: an earlier attempt was applied
+		case ok && newest.End > s.Base:
+			return ErrExists
+		case ok:
+			ops = append(ops, meta.Check(newest.item))
 		}
-		_, err = c.commit(ctx, meta.Check(owned.item), meta.Check(t.item), meta.Create(key, s.attrs()))
+		_, err = c.commit(ctx, ops...)
 		return err
 	})
 	if err != nil {

@@ -274,7 +274,7 @@ func (t *turn) prepare(ctx context.Context, l target, now time.Time) (*pass, Dec
 		tp: l.tp, segs: segs, limit: l.cfg.SegmentBytes,
 		src: source{store: t.o.Store, dec: t.dec, pace: t.o.Pace},
 		uploads: upload.Options{
-			Store: t.o.Store, Origin: bundle.Origin{Broker: -1, Epoch: t.lease.Epoch}, Count: &t.count, Level: t.o.Level, PutTimeout: putTimeout,
+			Store: t.o.Store, Origin: bundle.Origin{Broker: upload.JobBroker, Epoch: t.lease.Epoch}, Count: &t.count, Level: t.o.Level, PutTimeout: putTimeout,
 		},
 		commit: func(ctx context.Context, old []catalog.Segment, next catalog.Segment) error {
 			return t.swap(ctx, l, old, next)

@@ -256,7 +256,7 @@ func (p *pass) write(ctx context.Context, i int, g []catalog.Segment, next catal
 	var c *cleaner
 	var info bundle.SegmentInfo
 	nothing := false
-	key, err := p.uploads.Put(ctx, func(n int64) string { return objectKey(next, p.uploads.Origin.Epoch, n) },
+	key, err := p.uploads.Put(ctx, func(n int64) string { return upload.SegmentKey(next.TP, next.Base, p.uploads.Origin, n) },
 		func(ctx context.Context, origin bundle.Origin, w io.Writer) error {
 			sw, err := bundle.NewSegmentWriter(w, origin, p.uploads.Level)
 			if err != nil {
@@ -307,10 +307,4 @@ func lastObject(g []catalog.Segment) catalog.Segment {
 		}
 	}
 	panic("a group without an object")
-}
-
-// objectKey names what a job writes: partition, first offset, the epoch of its
-// lease, and its number.
-func objectKey(s catalog.Segment, lease, n int64) string {
-	return fmt.Sprintf("seg/%s/%010d/%020d-compact-%020d-%020d", s.TP.Topic.Hex(), s.TP.Partition, s.Base, lease, n)
 }

@@ -29,7 +29,7 @@ func Segment(ctx context.Context, o Options, src Source) (catalog.Segment, error
 		return catalog.Segment{}, wrong("segment of %s up to offset %d, with the state of %s at %d", src.TP, src.End, src.State.TP, src.State.NextOffset)
 	}
 	var info bundle.SegmentInfo
-	key, err := o.Put(ctx, func(n int64) string { return segmentKey(src, o.Origin, n) },
+	key, err := o.Put(ctx, func(n int64) string { return SegmentKey(src.TP, src.Base, o.Origin, n) },
 		func(ctx context.Context, origin bundle.Origin, w io.Writer) (err error) {
 			info, err = o.writeSegment(ctx, origin, w, src)
 			return err
@@ -45,10 +45,14 @@ func Segment(ctx context.Context, o Options, src Source) (catalog.Segment, error
 	}, nil
 }
 
-// segmentKey names a segment's object: partition, first offset, writer, and
+// JobBroker stands for a broker's id in the origin of what compaction writes;
+// the epoch is then that of its lease.
+const JobBroker = -1
+
+// SegmentKey names a segment's object: partition, first offset, writer, and
 // the writer's number for it.
-func segmentKey(src Source, o bundle.Origin, n int64) string {
-	return fmt.Sprintf("seg/%s/%010d/%020d-%010d-%020d-%020d", src.TP.Topic.Hex(), src.TP.Partition, src.Base, o.Broker, o.Epoch, n)
+func SegmentKey(tp kafka.TopicPartition, base kafka.Offset, o bundle.Origin, n int64) string {
+	return fmt.Sprintf("seg/%s/%010d/%020d-%010d-%020d-%020d", tp.Topic.Hex(), tp.Partition, base, o.Broker, o.Epoch, n)
 }
 
 // ParseSegmentKey reads the key of a segment: whose records, from which offset
@@ -64,7 +68,7 @@ func ParseSegmentKey(key string) (tp kafka.TopicPartition, base kafka.Offset, o 
 	}
 	_, perr := fmt.Sscanf(parts[2], "%d", &tp.Partition)
 	_, err = fmt.Sscanf(parts[3], "%d-%d-%d-%d", &base, &o.Broker, &o.Epoch, &o.Seq)
-	ok = err == nil && perr == nil && segmentKey(Source{TP: tp, Base: base}, o, o.Seq) == key
+	ok = err == nil && perr == nil && SegmentKey(tp, base, o, o.Seq) == key
 	return tp, base, o, ok
 }
 

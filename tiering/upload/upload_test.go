@@ -406,7 +406,7 @@ func TestPieces(t *testing.T) {
 // TestParseKeys reads back the keys that are written, and no others.
 func TestParseKeys(t *testing.T) {
 	o := bundle.Origin{Broker: 4, Epoch: 9, Seq: 17}
-	key := segmentKey(Source{TP: testTP, Base: 12}, o, 17)
+	key := SegmentKey(testTP, 12, o, 17)
 	if tp, base, got, ok := ParseSegmentKey(key); !ok || tp != testTP || base != 12 || got != o {
 		t.Errorf("%s: %v, %d, %+v, %v", key, tp, base, got, ok)
 	}

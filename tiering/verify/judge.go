@@ -7,6 +7,7 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/compaction"
 	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
@@ -22,6 +23,8 @@ type judge struct {
 	keep     map[catalog.SessionID]int64 // the first WAL object of a sealed session that a slot needs
 	named    map[string]bool             // checkpoints and segments
 	deleted  map[kafka.TopicID]bool      // topics that are being cleaned up
+	dead     map[string]bool             // noted to be deleted
+	lease    int64                       // the epoch of compaction's
 }
 
 type verdict struct {
@@ -34,9 +37,9 @@ type verdict struct {
 func newJudge(ctx context.Context, cat *catalog.Catalog, page []objstore.Info) (*judge, error) {
 	j := &judge{
 		sessions: make(map[catalog.SessionID]catalog.Session), owners: make(map[catalog.SessionID]bool),
-		keep: make(map[catalog.SessionID]int64), named: make(map[string]bool), deleted: make(map[kafka.TopicID]bool),
+		keep: make(map[catalog.SessionID]int64), named: make(map[string]bool), deleted: make(map[kafka.TopicID]bool), dead: make(map[string]bool),
 	}
-	for _, read := range []func(context.Context, *catalog.Catalog) error{j.readSessions, j.readSlots, j.readTombstones} {
+	for _, read := range []func(context.Context, *catalog.Catalog) error{j.readSessions, j.readSlots, j.readJobs, j.readTombstones} {
 		if err := bounded(ctx, func(ctx context.Context) error { return read(ctx, cat) }); err != nil {
 			return nil, err
 		}
@@ -69,6 +72,22 @@ func (j *judge) readSlots(ctx context.Context, cat *catalog.Catalog) error {
 			if n, ok := j.keep[sp.Session]; ok {
 				j.keep[sp.Session] = min(n, sp.From)
 			}
+		}
+	}
+	return err
+}
+
+// readJobs reads how far compaction's lease is, and what waits to be deleted.
+func (j *judge) readJobs(ctx context.Context, cat *catalog.Catalog) error {
+	lease, err := cat.Lease(ctx, compaction.JobName)
+	if err != nil {
+		return err
+	}
+	j.lease = lease.Epoch
+	dead, err := cat.AllDeadObjects(ctx)
+	for _, d := range dead {
+		for _, key := range d.Keys {
+			j.dead[key] = true
 		}
 	}
 	return err
@@ -130,7 +149,7 @@ func (j *judge) judge(info objstore.Info) verdict {
 	}
 	tp, _, o, ok := upload.ParseSegmentKey(info.Key)
 	switch {
-	case ok && (j.named[info.Key] || j.deleted[tp.Topic]):
+	case ok && (j.named[info.Key] || j.dead[info.Key] || j.deleted[tp.Topic]):
 		return verdict{} // verified with its entry, or going
 	case ok:
 		return j.written(o, "a segment that no entry names")
@@ -140,6 +159,12 @@ func (j *judge) judge(info objstore.Info) verdict {
 
 // written judges an object without a reference by its writer.
 func (j *judge) written(o bundle.Origin, why string) verdict {
+	if o.Broker == upload.JobBroker {
+		if o.Epoch >= j.lease {
+			return verdict{} // on its way
+		}
+		return verdict{litter: true, safe: true, why: why + "; its writer's lease has passed on"}
+	}
 	id := catalog.SessionID{Broker: o.Broker, Epoch: o.Epoch}
 	s, ok := j.sessions[id]
 	switch {

@@ -130,6 +130,9 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	defer web.stop()
 	return broker.Run(ctx, broker.Options{
 		Meta: stores.meta, Store: stores.objects, CacheDisk: cache, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		},
 		Ready: func(clusterID string) {
 			web.ready.Store(true)
 			f.welcome(out, listener.Addr().String(), clusterID)

@@ -200,7 +200,31 @@ func (p *producing) finish(ctx context.Context, c *conn) reply {
 	if p.req.acks == 0 {
 		return reply{close: failed}
 	}
+	p.hint()
 	return reply{bufs: append(c.bufs[:0], c.keep(p.resp.AppendTo(c.scratch[:0])))}
+}
+
+// hint tells the client who leads what is refused here (KIP-951).
+func (p *producing) hint() {
+	if p.resp.Version < 10 {
+		return
+	}
+	topics := p.s.o.Catalog.Topics()
+	for i := range p.resp.Topics {
+		t := &p.resp.Topics[i]
+		for j := range t.Partitions {
+			row := &t.Partitions[j]
+			if row.Err != kafka.NotLeaderOrFollower {
+				continue
+			}
+			if topic, code := lookup(topics, p.resp.Version >= 13, t.Name, t.ID); code == kafka.None {
+				var at wire.Endpoint
+				if row.Leader, at = p.s.elsewhere(topic, row.Partition); row.Leader != nil {
+					p.resp.Endpoints = addEndpoint(p.resp.Endpoints, at)
+				}
+			}
+		}
+	}
 }
 
 func (p *producing) countFailed() (failed bool) {

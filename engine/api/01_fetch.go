@@ -59,6 +59,7 @@ func (s *Server) fetch(work, poll context.Context, r *request) reply {
 	if resp.Err == kafka.None {
 		r.conn.takeAhead(f.arena)
 		f.run(work, poll)
+		f.hint(resp)
 		f.readAhead(work, r.conn)
 		resp.Topics, resp.Err = f.topics()
 	}
@@ -119,6 +120,25 @@ func (f *fetching) resolve() bool {
 		}
 	}
 	return good > 0
+}
+
+// hint tells the client who leads what is refused here (KIP-951).
+func (f *fetching) hint(resp *wire.FetchResponse) {
+	if resp.Version < 12 {
+		return
+	}
+	topics := f.s.o.Catalog.Topics()
+	for i := range f.rows {
+		if f.rows[i].Err != kafka.NotLeaderOrFollower && f.rows[i].Err != kafka.FencedLeaderEpoch {
+			continue
+		}
+		if t, code := lookup(topics, resp.Version >= 13, f.parts[i].key.name, f.parts[i].key.id); code == kafka.None {
+			var at wire.Endpoint
+			if f.rows[i].Leader, at = f.s.elsewhere(t, f.rows[i].Partition); f.rows[i].Leader != nil && resp.Version >= 16 {
+				resp.Endpoints = addEndpoint(resp.Endpoints, at)
+			}
+		}
+	}
 }
 
 // checkEpoch compares a client's leader epoch with the partition's (KIP-320).

@@ -25,9 +25,11 @@ func (s *Server) metadata(ctx context.Context, r *request) kmsg.Response {
 	resp.ClusterID = &s.o.ClusterID
 	resp.ControllerID = s.o.Self.ID
 	resp.AuthorizedOperations = math.MinInt32
-	b := kmsg.NewMetadataResponseBroker()
-	b.NodeID, b.Host, b.Port, b.Rack = s.o.Self.ID, s.o.Self.Host, s.o.Self.Port, rackOf(s.o.Self)
-	resp.Brokers = append(resp.Brokers, b)
+	for _, b := range s.brokers() {
+		row := kmsg.NewMetadataResponseBroker()
+		row.NodeID, row.Host, row.Port, row.Rack = b.ID, b.Host, b.Port, rackOf(b)
+		resp.Brokers = append(resp.Brokers, row)
+	}
 	topics := s.o.Catalog.Topics()
 	if req.Topics == nil || r.Version == 0 && len(req.Topics) == 0 {
 		for _, t := range topics.All() {
@@ -108,23 +110,17 @@ func (s *Server) describeMetadata(t *catalog.Topic) kmsg.MetadataResponseTopic {
 	row := kmsg.NewMetadataResponseTopic()
 	row.Topic, row.TopicID, row.AuthorizedOperations = &t.Name, t.ID, math.MinInt32
 	row.IsInternal = isInternal(t.Name)
+	c := s.o.Cluster()
 	for p := range t.Partitions {
 		part := kmsg.NewMetadataResponseTopicPartition()
-		part.Partition, part.Leader = p, s.o.Self.ID
-		part.LeaderEpoch = s.leaderEpoch(t, p)
-		part.Replicas, part.ISR, part.OfflineReplicas = s.replicas(), s.replicas(), []int32{}
+		part.Partition = p
+		slot := slotOf(c, t, p)
+		part.Leader, part.LeaderEpoch = s.leader(c, slot)
+		part.Replicas, part.OfflineReplicas = s.replicas(c, slot, t), []int32{}
+		part.ISR = part.Replicas
 		row.Partitions = append(row.Partitions, part)
 	}
 	return row
-}
-
-func (s *Server) replicas() []int32 { return []int32{s.o.Self.ID} }
-
-func (s *Server) leaderEpoch(t *catalog.Topic, p int32) int32 {
-	if l, ok := s.o.Logs.Get(kafka.TopicPartition{Topic: t.ID, Partition: p}); ok {
-		return int32(l.Epoch())
-	}
-	return -1
 }
 
 // isInternal tells Kafka's own topics, whoever made them.

@@ -33,12 +33,13 @@ func (s *Server) findCoordinator(ctx context.Context, r *request) kmsg.Response 
 	if req.CoordinatorType == coordinatorGroup {
 		s.showOffsetsTopic(ctx)
 	}
-	b, code := s.coordinator(req.CoordinatorType)
 	if r.Version < 4 {
+		b, code := s.coordinator(req.CoordinatorType, req.CoordinatorKey)
 		resp.NodeID, resp.Host, resp.Port, resp.ErrorCode = b.ID, b.Host, b.Port, int16(code)
 		return resp
 	}
 	for _, key := range req.CoordinatorKeys {
+		b, code := s.coordinator(req.CoordinatorType, key)
 		c := kmsg.NewFindCoordinatorResponseCoordinator()
 		c.Key, c.NodeID, c.Host, c.Port, c.ErrorCode = key, b.ID, b.Host, b.Port, int16(code)
 		resp.Coordinators = append(resp.Coordinators, c)
@@ -46,12 +47,18 @@ func (s *Server) findCoordinator(ctx context.Context, r *request) kmsg.Response 
 	return resp
 }
 
-// coordinator returns the broker that coordinates: this one coordinates all.
-func (s *Server) coordinator(kind int8) (Broker, kafka.ErrorCode) {
-	if kind == coordinatorGroup || kind == coordinatorTransaction {
-		return s.o.Self, kafka.None
+// coordinator returns the broker that coordinates a group: the owner of its
+// slot. Transactional ids have slots likewise.
+func (s *Server) coordinator(kind int8, key string) (Broker, kafka.ErrorCode) {
+	if kind != coordinatorGroup && kind != coordinatorTransaction {
+		return Broker{ID: -1, Port: -1}, kafka.InvalidRequest
 	}
-	return Broker{ID: -1, Port: -1}, kafka.InvalidRequest
+	c := s.o.Cluster()
+	id, _ := c.Leader(kafka.GroupSlot(key, c.Slots()))
+	if b, ok := c.Broker(id); ok {
+		return b, kafka.None
+	}
+	return s.o.Self, kafka.None
 }
 
 // showOffsetsTopic makes the topic that tools look for. Groups do without.

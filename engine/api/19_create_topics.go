@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -57,7 +58,7 @@ func adminTimeout(ctx context.Context, ms int32) (context.Context, context.Cance
 }
 
 // CreateTopics (19), versions 2 to 7; v4 -1 for the defaults, v5 flexible and effective
-// configs in the answer, v7 topic ids. It answers when this broker serves the topic.
+// configs in the answer, v7 topic ids. It answers when all brokers know the topic.
 func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.CreateTopicsRequest)
 	resp := req.ResponseKind().(*kmsg.CreateTopicsResponse)
@@ -85,6 +86,11 @@ func (s *Server) createTopics(ctx context.Context, r *request) kmsg.Response {
 		}
 		seen[t.Topic] = -1
 		resp.Topics = append(resp.Topics, row)
+	}
+	if err := s.everywhere(ctx, !req.ValidateOnly); err != nil {
+		for i := range resp.Topics {
+			unlessFailed(&resp.Topics[i].ErrorCode, &resp.Topics[i].ErrorMessage, err)
+		}
 	}
 	return resp
 }
@@ -159,7 +165,7 @@ func (s *Server) sizeTopic(t *catalog.Topic) error {
 	case t.ReplicationFactor <= 0:
 		return refuse(kafka.InvalidReplicationFactor, "Replication factor must be larger than 0, or -1 to use the default value.")
 	case t.ReplicationFactor > maxReplication:
-		return refuse(kafka.InvalidReplicationFactor, "Unable to replicate the partition %d time(s): The target replication factor of %d cannot be reached because only 1 broker(s) are registered or some brokers have all their log directories cordoned.", t.ReplicationFactor, t.ReplicationFactor)
+		return refuse(kafka.InvalidReplicationFactor, "Unable to replicate the partition %d time(s): The target replication factor of %d cannot be reached because only %d broker(s) are registered or some brokers have all their log directories cordoned.", t.ReplicationFactor, t.ReplicationFactor, len(s.brokers()))
 	}
 	return nil
 }
@@ -184,13 +190,22 @@ func (s *Server) checkAssignment(t *kmsg.CreateTopicsRequestTopic) error {
 		if len(p.Replicas) == 0 {
 			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes an empty replica list.")
 		}
-		for _, id := range p.Replicas {
-			if id != s.o.Self.ID {
-				return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes broker %d, but no such broker is registered.", id)
-			}
+		if err := s.checkReplicas(p.Replicas); err != nil {
+			return err
 		}
-		if len(p.Replicas) > 1 {
-			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes the broker %d more than once.", p.Replicas[0])
+	}
+	return nil
+}
+
+// checkReplicas checks one partition's part of a manual assignment.
+func (s *Server) checkReplicas(replicas []int32) error {
+	known := s.brokers()
+	for i, id := range replicas {
+		if !slices.ContainsFunc(known, func(b Broker) bool { return b.ID == id }) {
+			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes broker %d, but no such broker is registered.", id)
+		}
+		if slices.Contains(replicas[:i], id) {
+			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes the broker %d more than once.", id)
 		}
 	}
 	return nil

@@ -29,6 +29,11 @@ func (s *Server) deleteTopics(ctx context.Context, r *request) kmsg.Response {
 		row.ErrorCode, row.ErrorMessage = told(s.deleteOne(ctx, &row))
 		resp.Topics = append(resp.Topics, row)
 	}
+	if err := s.everywhere(ctx, true); err != nil {
+		for i := range resp.Topics {
+			unlessFailed(&resp.Topics[i].ErrorCode, &resp.Topics[i].ErrorMessage, err)
+		}
+	}
 	return resp
 }
 

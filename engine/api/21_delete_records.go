@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
 
@@ -26,7 +27,7 @@ func (s *Server) deleteRecords(ctx context.Context, r *request) kmsg.Response {
 			row.Partition, row.LowWatermark = p.Partition, -1
 			row.ErrorCode = int16(code)
 			if code == kafka.None {
-				low, err := s.deleteBefore(ctx, topic.ID, p.Partition, kafka.Offset(p.Offset))
+				low, err := s.deleteBefore(ctx, topic, p.Partition, kafka.Offset(p.Offset))
 				row.LowWatermark, row.ErrorCode = int64(low), int16(codeOf(err))
 			}
 			out.Partitions = append(out.Partitions, row)
@@ -36,10 +37,10 @@ func (s *Server) deleteRecords(ctx context.Context, r *request) kmsg.Response {
 	return resp
 }
 
-func (s *Server) deleteBefore(ctx context.Context, id kafka.TopicID, p int32, off kafka.Offset) (kafka.Offset, error) {
-	l, ok := s.o.Logs.Get(kafka.TopicPartition{Topic: id, Partition: p})
-	if !ok {
-		return -1, kafka.UnknownTopicOrPartition
+func (s *Server) deleteBefore(ctx context.Context, t *catalog.Topic, p int32, off kafka.Offset) (kafka.Offset, error) {
+	l, code := s.log(t, p)
+	if code != kafka.None {
+		return -1, code
 	}
 	if cfg := l.Config(); cfg.Compact && !cfg.Delete {
 		return -1, kafka.PolicyViolation

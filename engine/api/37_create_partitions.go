@@ -11,7 +11,7 @@ import (
 )
 
 // CreatePartitions (37), versions 0 to 3 (KIP-195); v2 flexible. It answers when
-// this broker serves the partitions.
+// all brokers know the partitions.
 func (s *Server) createPartitions(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.CreatePartitionsRequest)
 	resp := req.ResponseKind().(*kmsg.CreatePartitionsResponse)
@@ -23,6 +23,11 @@ func (s *Server) createPartitions(ctx context.Context, r *request) kmsg.Response
 		row.Topic = t.Topic
 		row.ErrorCode, row.ErrorMessage = told(s.addPartitions(ctx, t.Topic, t.Count, req.ValidateOnly))
 		resp.Topics = append(resp.Topics, row)
+	}
+	if err := s.everywhere(ctx, !req.ValidateOnly); err != nil {
+		for i := range resp.Topics {
+			unlessFailed(&resp.Topics[i].ErrorCode, &resp.Topics[i].ErrorMessage, err)
+		}
 	}
 	return resp
 }

@@ -22,8 +22,8 @@ func (s *Server) electLeaders(_ context.Context, r *request) kmsg.Response {
 			row.Partition = p
 			code := missing
 			if code == kafka.None {
-				if _, code = s.log(t, p); code == kafka.None {
-					code = kafka.ElectionNotNeeded
+				if code = kafka.ElectionNotNeeded; p < 0 || p >= t.Partitions {
+					code = kafka.UnknownTopicOrPartition
 				}
 			}
 			row.ErrorCode = int16(code)

@@ -28,5 +28,10 @@ func (s *Server) incrementalAlterConfigs(ctx context.Context, r *request) kmsg.R
 		row.ErrorCode, row.ErrorMessage = told(s.alter(ctx, a, seen))
 		resp.Resources = append(resp.Resources, row)
 	}
+	if err := s.everywhere(ctx, !req.ValidateOnly); err != nil {
+		for i := range resp.Resources {
+			unlessFailed(&resp.Resources[i].ErrorCode, &resp.Resources[i].ErrorMessage, err)
+		}
+	}
 	return resp
 }

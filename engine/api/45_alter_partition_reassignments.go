@@ -43,13 +43,13 @@ func (s *Server) reassign(t *catalog.Topic, partition int32, replicas []int32) e
 		return refuse(kafka.NoReassignmentInProgress, "No partition reassignment is in progress.")
 	case len(replicas) == 0:
 		return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes an empty replica list.")
-	case slices.Equal(replicas, s.replicas()):
+	}
+	c := s.o.Cluster()
+	if slices.Equal(replicas, s.replicas(c, slotOf(c, t, partition), t)) {
 		return nil
 	}
-	for _, id := range replicas {
-		if id != s.o.Self.ID {
-			return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes broker %d, but no such broker is registered.", id)
-		}
+	if err := s.checkReplicas(replicas); err != nil {
+		return err
 	}
-	return refuse(kafka.InvalidReplicaAssignment, "The manual partition assignment includes the broker %d more than once.", replicas[0])
+	return refuse(kafka.InvalidReplicaAssignment, "Replicas are the leader and those that follow it by id; varve cluster move moves the leader.")
 }

@@ -22,8 +22,10 @@ func (s *Server) describeCluster(_ context.Context, r *request) kmsg.Response {
 		return resp
 	}
 	resp.ClusterID, resp.ControllerID = s.o.ClusterID, s.o.Self.ID
-	b := kmsg.NewDescribeClusterResponseBroker()
-	b.NodeID, b.Host, b.Port, b.Rack = s.o.Self.ID, s.o.Self.Host, s.o.Self.Port, rackOf(s.o.Self)
-	resp.Brokers = append(resp.Brokers, b)
+	for _, b := range s.brokers() {
+		row := kmsg.NewDescribeClusterResponseBroker()
+		row.NodeID, row.Host, row.Port, row.Rack = b.ID, b.Host, b.Port, rackOf(b)
+		resp.Brokers = append(resp.Brokers, row)
+	}
 	return resp
 }

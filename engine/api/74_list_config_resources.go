@@ -48,7 +48,11 @@ func (s *Server) resources(kind kmsg.ConfigResourceType) ([]string, kafka.ErrorC
 		}
 		return names, kafka.None
 	case kmsg.ConfigResourceTypeBroker:
-		return []string{strconv.Itoa(int(s.o.Self.ID))}, kafka.None
+		var ids []string
+		for _, b := range s.brokers() {
+			ids = append(ids, strconv.Itoa(int(b.ID)))
+		}
+		return ids, kafka.None
 	case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
 		return nil, kafka.None
 	}

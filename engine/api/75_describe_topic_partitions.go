@@ -82,13 +82,17 @@ func (s *Server) describeTopic(snapshot *catalog.Topics, name string, from, limi
 		return row, -1
 	}
 	row.TopicID, row.IsInternal = t.ID, isInternal(name)
+	c := s.o.Cluster()
 	for p := from; p < t.Partitions; p++ {
 		if p-from >= limit {
 			return row, p
 		}
 		part := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
-		part.Partition, part.LeaderID, part.LeaderEpoch = p, s.o.Self.ID, s.leaderEpoch(t, p)
-		part.Replicas, part.ISR, part.OfflineReplicas = s.replicas(), s.replicas(), []int32{}
+		part.Partition = p
+		slot := slotOf(c, t, p)
+		part.LeaderID, part.LeaderEpoch = s.leader(c, slot)
+		part.Replicas, part.OfflineReplicas = s.replicas(c, slot, t), []int32{}
+		part.ISR = part.Replicas
 		part.EligibleLeaderReplicas, part.LastKnownELR = []int32{}, []int32{} // the Java client takes null for an error
 		row.Partitions = append(row.Partitions, part)
 	}

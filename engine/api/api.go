@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/varvelog/varve/engine/group"
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -29,26 +30,21 @@ import (
 	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
-// Broker is a broker as metadata names it.
-type Broker struct {
-	ID   int32
-	Host string
-	Port int32
-	Rack string // "": none
-}
-
-// Options are what a Server needs. All but Registerer are required.
+// Options are what a Server needs. All but Await and Registerer are required.
 type Options struct {
 	Catalog   *catalog.Catalog
 	Logs      *partition.Set
 	Groups    *group.Coordinator
 	Config    func() *config.Broker
 	Self      Broker
+	Cluster   func() *member.Cluster // of the moment
 	ClusterID string
 	// Admit waits until n more bytes may be appended; its error is retriable.
 	Admit func(ctx context.Context, n int) error
 	// Reconcile makes this broker's logs those of the newest topics.
 	Reconcile func(ctx context.Context) error
+	// Await waits until all live brokers act on all changes that this one has made. Nil: there are no others.
+	Await func(ctx context.Context) error
 	// SetLogStart raises a log's start offset, durably.
 	SetLogStart func(ctx context.Context, l *partition.Log, off kafka.Offset) error
 	Logger      *slog.Logger
@@ -74,7 +70,7 @@ type Server struct {
 
 // New returns a server.
 func New(o Options) (*Server, error) {
-	if o.Catalog == nil || o.Logs == nil || o.Groups == nil || o.Config == nil || o.Admit == nil || o.Reconcile == nil || o.SetLogStart == nil || o.Logger == nil {
+	if o.Catalog == nil || o.Logs == nil || o.Groups == nil || o.Config == nil || o.Cluster == nil || o.Admit == nil || o.Reconcile == nil || o.SetLogStart == nil || o.Logger == nil {
 		return nil, errors.New("api options: something required is missing")
 	}
 	rows := table()

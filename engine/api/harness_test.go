@@ -14,16 +14,19 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/varvelog/varve/engine/group"
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/engine/slot"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
 	"github.com/varvelog/varve/tiering/cold"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
+	"github.com/varvelog/varve/tiering/wal"
 )
 
 const testSlots = 8
@@ -55,11 +58,17 @@ func testConfig(t testing.TB, more map[string]string) *config.Broker {
 // newServer returns a server that is not serving yet.
 func newServer(t testing.TB, more map[string]string) (*Server, *memstore.Store) {
 	t.Helper()
+	return newServerOn(t, memmeta.New(), more)
+}
+
+// newServerOn returns a server that follows a table of its caller's.
+func newServerOn(t testing.TB, table meta.Store, more map[string]string) (*Server, *memstore.Store) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cfg := testConfig(t, more)
 	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	store := memstore.New()
-	cat := catalog.New(memmeta.New())
+	cat := catalog.New(table)
 	cluster, err := cat.Cluster(ctx, testSlots)
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +87,7 @@ func newServer(t testing.TB, more map[string]string) (*Server, *memstore.Store) 
 	get := func() *config.Broker { return cfg }
 	set := partition.NewSet()
 	m, err := slot.Begin(ctx, slot.Options{
-		Catalog: cat, Store: store, Cache: cache, Cold: reader, Config: get, Broker: 1, Addr: "localhost:9092", Slots: cluster.Slots, Logger: logger, Logs: set,
+		Catalog: cat, Store: store, Cache: cache, Cold: reader, Config: get, Broker: 1, Addr: "localhost:9092", View: &member.View{Catalog: cat, Slots: cluster.Slots}, Logger: logger, Logs: set,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -93,12 +102,13 @@ func newServer(t testing.TB, more map[string]string) (*Server, *memstore.Store) 
 	g.Go(func() error { return groups.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
-		if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, wal.ErrFenced) {
 			t.Error(err)
 		}
 	})
+	view := &member.View{Catalog: cat, Slots: cluster.Slots}
 	s, err := New(Options{
-		Catalog: cat, Logs: set, Groups: groups, Config: get, Self: Broker{ID: 1, Host: "localhost", Port: 9092}, ClusterID: cluster.ID,
+		Cluster: view.Now, Catalog: cat, Logs: set, Groups: groups, Config: get, Self: Broker{ID: 1, Host: "localhost", Port: 9092}, ClusterID: cluster.ID,
 		Admit: m.Admit, Reconcile: m.Reconcile, Logger: logger,
 		SetLogStart: func(ctx context.Context, l *partition.Log, off kafka.Offset) error {
 			if err := cat.SetLogStart(ctx, l.Slot(), l.TP(), off); err != nil {

@@ -8,8 +8,10 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/internal/meta/memmeta"
 )
 
 // rowOf prints what a produce response says of a partition.
@@ -134,7 +136,9 @@ func TestIdempotence(t *testing.T) {
 // does not know it yet, tells no client that its sequence or its offset is wrong: its own
 // log may end too early.
 func TestEndedSessionDoesNotJudge(t *testing.T) {
-	r := newRig(t, nil)
+	table := memmeta.New()
+	s, store := newServerOn(t, table, nil)
+	r := serve(t, s, store)
 	c := r.dial()
 	id := c.create("t", 1)
 	numbered := func(seq int32) []byte {
@@ -143,11 +147,12 @@ func TestEndedSessionDoesNotJudge(t *testing.T) {
 	if p := c.produce(produceReq("t", id, 0, -1, numbered(0)), 9); p.ErrorCode != 0 {
 		t.Fatalf("%+v", p)
 	}
-	sessions, err := r.s.o.Catalog.AllSessions(t.Context())
+	other := catalog.New(table) // the server does not hear of it
+	sessions, err := other.AllSessions(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.s.o.Catalog.FenceSession(t.Context(), sessions[0]); err != nil {
+	if _, err := other.FenceSession(t.Context(), sessions[0]); err != nil {
 		t.Fatal(err)
 	}
 	if p := c.produce(produceReq("t", id, 0, -1, numbered(2)), 9); kafka.ErrorCode(p.ErrorCode) != kafka.NotLeaderOrFollower {

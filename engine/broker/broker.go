@@ -22,6 +22,7 @@ import (
 
 	"github.com/varvelog/varve/engine/api"
 	"github.com/varvelog/varve/engine/group"
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/engine/slot"
 	"github.com/varvelog/varve/internal/catalog"
@@ -41,7 +42,9 @@ const DefaultSlots = 256
 const (
 	startTimeout = 2 * time.Minute
 	leaveTimeout = 60 * time.Second
-	rejoinDelay  = 200 * time.Millisecond
+	// handOverTimeout bounds what a leaving broker gives for handing over; others take the rest behind its seal.
+	handOverTimeout = 20 * time.Second
+	rejoinDelay     = 200 * time.Millisecond
 )
 
 // Options are a broker's ports and place. All but CacheDisk, Registry and Ready are required.
@@ -54,6 +57,8 @@ type Options struct {
 	Config    *config.Broker
 	Logger    *slog.Logger
 	Registry  *prometheus.Registry // nil: no metrics
+	// Dial connects to another broker, to see when it has gone: slot.Options.Dial. Nil: only heartbeats tell.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Ready is called when the broker serves, with the cluster's id.
 	Ready func(clusterID string)
 }
@@ -63,6 +68,7 @@ type Broker struct {
 	o       Options
 	catalog *catalog.Catalog
 	cluster catalog.Cluster
+	view    *member.View
 	cache   *objcache.Cache
 	cold    *cold.Reader
 	logs    *partition.Set
@@ -106,10 +112,11 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.view = &member.View{Catalog: b.catalog, Slots: b.cluster.Slots}
 	b.slots = slot.Options{
 		Catalog: b.catalog, Store: o.Store, Cache: b.cache, Cold: b.cold, Config: b.config.Load,
 		Broker: o.Self.ID, Addr: net.JoinHostPort(o.Self.Host, fmt.Sprint(o.Self.Port)), Rack: o.Self.Rack,
-		Slots: b.cluster.Slots, Logger: o.Logger, Logs: b.logs,
+		View: b.view, Logger: o.Logger, Logs: b.logs, Dial: o.Dial, Follows: new(catalog.Session),
 	}
 	if reg != nil {
 		b.slots.LogMetrics, b.slots.WALMetrics = partition.NewMetrics(reg, b.logs), wal.NewMetrics(reg)
@@ -125,8 +132,8 @@ func (b *Broker) run(ctx context.Context) error {
 		Slot: b.groupSlot, Slots: b.ownedSlots,
 	})
 	server, err := api.New(api.Options{
-		Catalog: b.catalog, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
-		Admit: b.admit, Reconcile: b.reconcile, SetLogStart: b.setLogStart, Logger: b.o.Logger, Registerer: b.registerer(),
+		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
+		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, SetLogStart: b.setLogStart, Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
 		return err
@@ -166,19 +173,27 @@ func (b *Broker) registerer() prometheus.Registerer {
 }
 
 // sessions holds one session after the other, beginning with manager, until
-// ctx ends and the server's answers have left.
+// ctx ends, the slots are handed over and the server's answers have left.
 func (b *Broker) sessions(ctx context.Context, server *api.Server, manager *slot.Manager) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a session outlives ctx by the time it takes to leave
 	defer cancel()
+	serve, stopServing := context.WithCancel(inner)
+	defer stopServing()
 	ended, serving := make(chan error, 1), make(chan error, 1)
 	go func() { ended <- manager.Run(inner) }()
-	go func() { serving <- server.Serve(ctx, b.o.Listener) }()
+	go func() { serving <- server.Serve(serve, b.o.Listener) }()
 	if b.o.Ready != nil {
 		b.o.Ready(b.cluster.ID)
 	}
+	leave := ctx.Done()
 	for {
 		select {
-		case err := <-serving: // ctx has ended, or the listener failed
+		case <-leave:
+			leave = nil
+			b.handOver(inner, manager) // while serving: clients are told where to go
+			stopServing()
+			continue
+		case err := <-serving: // nobody is answered any more, or the listener failed
 			left := b.leave(inner, manager)
 			if left != nil {
 				cancel() // what cannot be flushed now is not acknowledged either; the next start seals
@@ -186,13 +201,18 @@ func (b *Broker) sessions(ctx context.Context, server *api.Server, manager *slot
 			return errors.Join(err, left, <-ended)
 		case err := <-ended:
 			if !errors.Is(err, wal.ErrFenced) {
-				return fmt.Errorf("session ended: %w", err)
+				stopServing()
+				return errors.Join(fmt.Errorf("session ended: %w", err), <-serving)
 			}
 			b.o.Logger.Warn("session was fenced: beginning a new one", "session", manager.Session().ID.Epoch)
 		}
 		next, err := b.rejoin(ctx)
-		if err != nil {
-			return <-serving // ctx has ended; nothing is left to leave
+		if err != nil { // ctx has ended, or another process runs this id: nothing is left to leave
+			stopServing()
+			if ctx.Err() != nil {
+				err = nil
+			}
+			return errors.Join(err, <-serving)
 		}
 		manager = next
 		b.manager.Store(manager)
@@ -200,7 +220,8 @@ func (b *Broker) sessions(ctx context.Context, server *api.Server, manager *slot
 	}
 }
 
-// rejoin begins a session after one was fenced, and tries until ctx ends.
+// rejoin begins a session after one was ended, and tries until ctx ends or
+// another process is seen to run this broker id.
 func (b *Broker) rejoin(ctx context.Context) (*slot.Manager, error) {
 	for {
 		select {
@@ -209,8 +230,8 @@ func (b *Broker) rejoin(ctx context.Context) (*slot.Manager, error) {
 			return nil, context.Cause(ctx)
 		}
 		m, err := b.begin(ctx)
-		if err == nil {
-			return m, nil
+		if err == nil || errors.Is(err, catalog.ErrSuperseded) {
+			return m, err
 		}
 		b.o.Logger.Warn("begin a new session", "err", err)
 	}
@@ -224,6 +245,15 @@ func (b *Broker) begin(ctx context.Context) (*slot.Manager, error) {
 		return nil, fmt.Errorf("begin session: %w", err)
 	}
 	return m, slot.Persist(ctx, b.o.Logger, "open logs", func() error { return m.Reconcile(ctx) })
+}
+
+// handOver gives the slots to those who live on.
+func (b *Broker) handOver(ctx context.Context, m *slot.Manager) {
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	if err := m.HandOver(ctx); err != nil {
+		b.o.Logger.Warn("hand slots over before leaving", "err", err)
+	}
 }
 
 func (b *Broker) leave(ctx context.Context, m *slot.Manager) error {
@@ -242,6 +272,9 @@ func (b *Broker) reconcile(ctx context.Context) error {
 	b.config.Store(b.o.Config.With(b.catalog.Topics().BrokerConfigs("")))
 	return b.manager.Load().Reconcile(ctx)
 }
+
+// await waits until all live brokers act on what this one knows.
+func (b *Broker) await(ctx context.Context) error { return b.manager.Load().Await(ctx) }
 
 func (b *Broker) admit(ctx context.Context, n int) error { return b.manager.Load().Admit(ctx, n) }
 

@@ -19,6 +19,8 @@ type tip struct {
 	state  bundle.State    // its Epochs hold the last only, its Aborted nothing
 	seen   map[int64]int64 // producer id → when it last appended here, ms of this machine
 	closed kafka.ErrorCode // None: open
+
+	stopped kafka.ErrorCode // None: it appends
 }
 
 func (t *tip) open(st *bundle.State, e kafka.LeaderEpoch, now time.Time) {
@@ -91,6 +93,8 @@ func (l *Log) admit(b bundle.Batch) error {
 	switch {
 	case l.tip.closed != kafka.None:
 		return l.tip.closed
+	case l.tip.stopped != kafka.None:
+		return l.tip.stopped
 	case l.hotSlices.Load() >= maxHotSlices:
 		return kafka.NotEnoughReplicas // retriable: the tail can't be sealed at present
 	}
@@ -109,6 +113,28 @@ func (t *tip) fold(b bundle.Batch) {
 	t.state.Aborted = t.state.Aborted[:0]
 	if b.ProducerID >= 0 {
 		t.seen[b.ProducerID] = time.Now().UnixMilli()
+	}
+}
+
+// Stop makes appends fail with err from here on. What was appended becomes
+// durable still, and reading goes on.
+func (l *Log) Stop(err kafka.ErrorCode) {
+	l.tip.mu.Lock()
+	defer l.tip.mu.Unlock()
+	l.tip.stopped = err
+}
+
+// Resume takes Stop back.
+func (l *Log) Resume() { l.Stop(kafka.None) }
+
+// Reopened returns the Options, but for what Log does not know (WAL, Cache,
+// Cold, Metrics, ProducerExpiration), with which a log goes on at another epoch. The log is
+// stopped, and all of it durable.
+func (l *Log) Reopened(epoch kafka.LeaderEpoch) Options {
+	snap := l.Snapshot()
+	return Options{
+		TP: l.o.TP, Topic: l.o.Topic, Slot: l.o.Slot, Epoch: epoch, Config: l.o.Config,
+		State: snap.State, Hot: snap.Hot, LogStart: kafka.Offset(l.logStart.Load()),
 	}
 }
 

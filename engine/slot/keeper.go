@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -11,66 +12,81 @@ import (
 
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
-// keeper keeps the tails of a session short. One goroutine owns all its
-// fields and does one thing at a time, so a segment's commit, a checkpoint
-// and a trim never overlap.
+// keeper keeps the tails of a session short, and hands slots over. One goroutine
+// owns all its fields and does one thing at a time, so a segment's commit, a
+// checkpoint, a trim and a hand-over never overlap.
 type keeper struct {
-	m        *Manager
-	session  chan catalog.Session                  // of capacity 1: the session's item as last written
-	sessions map[catalog.SessionID]catalog.Session // ended ones whose WAL may still have to be trimmed
-	asks     chan chan error
-	uploads  upload.Options
+	m       *Manager
+	asks    chan ask
+	due     chan struct{}    // one token: balance now
+	again   <-chan time.Time // when to balance again; nil: nobody is waited for
+	uploads upload.Options
 
+	waiting      atomic.Int32 // asks
+	moving       atomic.Bool  // slots are being handed over
 	checkpointed wal.Position // of the WAL at the newest checkpoint
+	swept        time.Time
 	trimmed      atomic.Int64 // bytes of the WAL that the newest checkpoint made superfluous
-	recovered    bool         // slots still name predecessors' WAL: the first checkpoint frees it
+	recovered    atomic.Bool  // slots still name others' WAL: the next checkpoint frees it
 }
 
-func newKeeper(m *Manager, sessions map[catalog.SessionID]catalog.Session) *keeper {
+// ask is something for the keeper to do, and where to tell how it went.
+type ask struct {
+	do   func(context.Context) error
+	done chan error
+}
+
+func newKeeper(m *Manager) *keeper {
 	k := &keeper{
-		m: m, sessions: sessions,
-		session: make(chan catalog.Session, 1),
-		asks:    make(chan chan error),
+		m: m, asks: make(chan ask), due: make(chan struct{}, 1), swept: time.Now(),
 		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64), Level: zstd.EncoderLevelFromZstd(m.o.Config().SealLevel)},
 	}
-	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: k.backlog}
+	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: k.backlog, hurry: k.hurry}
 	k.uploads.Pace = pace.wait
-	k.session <- m.session
-	for _, s := range m.slots {
-		k.recovered = k.recovered || len(s.Spans) > 1
-	}
 	return k
 }
+
+// hurry tells whether somebody waits for the keeper, or slots for their new owner.
+func (k *keeper) hurry() bool { return k.waiting.Load() > 0 || len(k.due) > 0 || k.moving.Load() }
 
 // backlog returns the WAL that waits to be trimmed, in parts of wal.backlog.max.bytes.
 func (k *keeper) backlog() float64 {
 	return float64(k.m.wal.Position().Bytes-k.trimmed.Load()) / float64(k.m.o.Config().WALBacklogMax)
 }
 
-// mine returns the session's item as last written.
-func (k *keeper) mine() catalog.Session {
-	s := <-k.session
-	k.session <- s
-	return s
+// look makes the running keeper look what is due.
+func (k *keeper) look() {
+	select {
+	case k.due <- struct{}{}:
+	default:
+	}
 }
 
-// ask asks the running keeper for a checkpoint now and waits for it.
-func (k *keeper) ask(ctx context.Context) error {
-	done := make(chan error, 1)
+// ask asks the running keeper to do something now and waits for it.
+// wal.ErrClosed: the session has ended.
+func (k *keeper) ask(ctx context.Context, do func(context.Context) error) error {
+	a := ask{do, make(chan error, 1)}
+	k.waiting.Add(1)
+	defer k.waiting.Add(-1)
 	select {
-	case k.asks <- done:
+	case k.asks <- a:
+	case <-k.m.done:
+		return wal.ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("ask for a checkpoint: %w", context.Cause(ctx))
+		return fmt.Errorf("ask the keeper: %w", context.Cause(ctx))
 	}
 	select {
-	case err := <-done:
+	case err := <-a.done:
 		return err
+	case <-k.m.done:
+		return wal.ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("wait for a checkpoint: %w", context.Cause(ctx))
+		return fmt.Errorf("wait for the keeper: %w", context.Cause(ctx))
 	}
 }
 
@@ -82,26 +98,32 @@ func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 	expire := time.NewTicker(expirePeriod)
 	defer expire.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-stop:
 			return nil
-		case done := <-k.asks:
-			done <- k.checkpoint(ctx)
+		case a := <-k.asks:
+			a.done <- a.do(ctx)
 		case now := <-expire.C:
 			for _, l := range k.m.set.All() {
 				l.ExpireProducers(now)
 			}
+		case <-k.due:
+			err = k.balance(ctx)
+		case <-k.again:
+			err = k.balance(ctx)
 		case <-tick.C:
-			if err := k.turn(ctx); err != nil && ctx.Err() == nil {
-				k.m.o.Logger.Warn("keep tails short", "err", err)
-			}
+			err = errors.Join(k.balance(ctx), k.turn(ctx))
+		}
+		if err != nil && ctx.Err() == nil {
+			k.m.o.Logger.Warn("keep tails short", "err", err)
 		}
 	}
 }
 
-// turn rolls what is due and writes a checkpoint when one is.
+// turn rolls what is due, writes a checkpoint when one is, and sweeps.
 func (k *keeper) turn(ctx context.Context) error {
 	var errs []error
 	now, check := time.Now(), k.m.o.Config().RetentionCheckInterval
@@ -113,15 +135,18 @@ func (k *keeper) turn(ctx context.Context) error {
 			errs = append(errs, k.seal(ctx, l))
 		}
 	}
-	if k.checkpointDue() {
+	switch {
+	case k.checkpointDue():
 		errs = append(errs, k.checkpoint(ctx))
+	case now.Sub(k.swept) >= sweepPeriod:
+		errs = append(errs, k.sweep(ctx, nil))
 	}
 	return errors.Join(errs...)
 }
 
 func (k *keeper) checkpointDue() bool {
 	cfg, now := k.m.o.Config(), k.m.wal.Position()
-	return k.recovered || now.Durable-k.checkpointed.Durable >= cfg.WALCheckpointObjects ||
+	return k.recovered.Load() || now.Durable-k.checkpointed.Durable >= cfg.WALCheckpointObjects ||
 		now.Bytes-k.checkpointed.Bytes >= cfg.WALCheckpointBytes
 }
 
@@ -180,9 +205,15 @@ func sourceOf(s partition.Snapshot) upload.Source {
 
 // checkpoint writes the hot slices that lie in the WAL, and every partition's
 // state, into one bundle; commits it to the slots; and trims what nothing names any more.
-func (k *keeper) checkpoint(ctx context.Context) error {
+func (k *keeper) checkpoint(ctx context.Context) (err error) {
+	recovered := k.recovered.Swap(false)
+	defer func() {
+		if err != nil && recovered {
+			k.recovered.Store(true)
+		}
+	}()
 	cut := k.m.wal.Position()
-	if cut.Durable == k.checkpointed.Durable && !k.recovered {
+	if cut.Durable == k.checkpointed.Durable && !recovered {
 		return nil
 	}
 	for _, l := range k.m.set.All() {
@@ -193,37 +224,62 @@ func (k *keeper) checkpoint(ctx context.Context) error {
 		}
 	}
 	slots := k.m.Owned()
+	if len(slots) > 0 {
+		if err := k.commit(ctx, slots, cut); err != nil {
+			return err
+		}
+	}
+	k.checkpointed = cut
+	k.trimmed.Store(cut.Bytes)
+	return k.sweep(ctx, slots)
+}
+
+// commit writes the checkpoint of slots at cut and makes them name it.
+func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Position) error {
 	merge := mergeDue(slots)
-	parts := k.parts(merge)
-	out, err := upload.Checkpoint(ctx, k.uploads, parts)
+	out, err := upload.Checkpoint(ctx, k.uploads, k.parts(slots, merge))
 	if err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
 	next := afterCheckpoint(slots, k.m.session.ID, cut.Durable, catalog.CheckpointRef{Key: out.Key, Size: out.Size}, merge)
-	for lo := 0; lo < len(next); lo += commitBatch {
-		hi := min(lo+commitBatch, len(next))
-		committed, err := k.m.o.Catalog.CommitCheckpoint(ctx, k.mine(), next[lo:hi])
+	for batch := range slices.Chunk(next, commitBatch) {
+		committed, err := k.m.o.Catalog.CommitCheckpoint(ctx, k.m.mine(), batch)
 		if err != nil {
 			return fmt.Errorf("commit checkpoint %s: %w", out.Key, err)
 		}
 		k.m.setSlots(committed)
+		k.moved(committed, out)
 	}
-	for _, moved := range out.Moved {
-		if l, ok := k.m.set.Get(moved.TP); ok {
-			l.Moved(moved.Slices, out.Key)
+	k.m.o.Logger.Debug("checkpoint written", "key", out.Key, "bytes", out.Size, "wal_from", cut.Durable)
+	return nil
+}
+
+// moved tells the logs of slots that their slices lie in the checkpoint that
+// these name now.
+func (k *keeper) moved(slots []catalog.Slot, in upload.CheckpointInfo) {
+	named := make(map[kafka.Slot]bool, len(slots))
+	for _, s := range slots {
+		named[s.Slot] = true
+	}
+	for _, moved := range in.Moved {
+		if l, ok := k.m.set.Get(moved.TP); ok && named[l.Slot()] {
+			l.Moved(moved.Slices, in.Key)
 		}
 	}
-	k.checkpointed, k.recovered = cut, false
-	k.trimmed.Store(cut.Bytes)
-	k.m.o.Logger.Debug("checkpoint written", "key", out.Key, "bytes", out.Size, "wal_from", cut.Durable)
-	return k.sweep(ctx, slots)
 }
 
 // parts are the partitions' states and the slices that this checkpoint takes:
 // those in the WAL, or, to merge older checkpoints into it, all hot ones.
-func (k *keeper) parts(merge bool) []upload.CheckpointPart {
+func (k *keeper) parts(slots []catalog.Slot, merge bool) []upload.CheckpointPart {
+	in := make(map[kafka.Slot]bool, len(slots))
+	for _, s := range slots {
+		in[s.Slot] = true
+	}
 	var parts []upload.CheckpointPart
 	for _, l := range k.m.set.All() {
+		if !in[l.Slot()] { // opened since
+			continue
+		}
 		snap := l.Snapshot()
 		if snap.State.NextOffset == 0 {
 			continue

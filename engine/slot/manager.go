@@ -16,90 +16,75 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
-	"github.com/varvelog/varve/tiering/bundle"
-	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
 // Manager is one session: its WAL, the slots that it owns and the logs of
 // their partitions. Make one with Begin, run it, and end it with Leave.
 type Manager struct {
-	o       Options
-	session catalog.Session
-	wal     *wal.Writer
-	set     *partition.Set
-	keeper  *keeper
-	leaving atomic.Bool // Leave ends the session itself
+	o        Options
+	steps    *patience
+	session  catalog.Session                 // as it began
+	now      atomic.Pointer[catalog.Session] // as last written by itself
+	wal      *wal.Writer
+	set      *partition.Set
+	keeper   *keeper
+	suspects chan []catalog.SessionID // from beat to own
+	applied  atomic.Int64             // the change of the feed that the logs are at
+	renew    chan struct{}            // one token: beat renews at once
+	left     atomic.Bool              // the session ends by itself
+	done     chan struct{}            // closed when Run has ended
 
-	reconciling sync.Mutex // serialises Reconcile; held across the catalogue's in-memory snapshot only
+	fenced map[catalog.SessionID]time.Time // own's: when sessions were first seen fenced
 
-	mu        sync.Mutex
-	slots     map[kafka.Slot]catalog.Slot                            // as last committed
-	tails     map[kafka.TopicPartition]*recovery.Tail                // recovered, their logs not open yet
-	logStarts map[kafka.TopicPartition]kafka.Offset                  // as read when the slots were taken
-	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
+	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it
+
+	mu      sync.Mutex
+	slots   map[kafka.Slot]catalog.Slot                            // held, as last committed
+	stopped map[kafka.Slot]catalog.Slot                            // on their way to another session
+	topics  map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
 }
 
-// Begin ends what this broker id left behind, starts a session, takes all
-// slots and recovers their partitions. Steps that fail, but not for good, are
-// tried again until ctx ends. The caller runs the Manager next.
+// Begin begins a session, ends what this broker id left behind, takes the
+// slots that should be its own and are nobody's, and recovers their partitions.
+// Steps that fail, but not for good, are tried again until ctx ends. The
+// caller runs the Manager next; others' slots come while it runs. Errors:
+// catalog.ErrSuperseded, those of catalogue and store.
 func Begin(ctx context.Context, o Options) (*Manager, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
 	steps := &patience{log: o.Logger}
-	var mine catalog.Session
-	err := steps.persist(ctx, "start session", func() (err error) {
-		mine, err = o.Catalog.StartSession(ctx, o.Broker, o.Addr, o.Rack)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	sessions, err := endPredecessors(ctx, &o, steps, originOf(mine))
-	if err != nil {
-		return nil, err
-	}
-	before, after, err := take(ctx, &o, steps, mine, sessions)
-	if err != nil {
-		return nil, err
-	}
-	var tails map[kafka.TopicPartition]*recovery.Tail
-	err = steps.persist(ctx, "recover", func() (err error) {
-		tails, err = recovery.Read(ctx, patientStore{o.Store, steps}, o.Catalog, before, sessions)
-		return err
-	})
+	mine, err := start(ctx, &o, steps)
 	if err != nil {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, session: mine, set: o.Logs, tails: tails,
-		slots:  make(map[kafka.Slot]catalog.Slot, len(after)),
+		o: o, steps: steps, session: mine, set: o.Logs, suspects: make(chan []catalog.SessionID, 1), renew: make(chan struct{}, 1), done: make(chan struct{}),
+		slots: make(map[kafka.Slot]catalog.Slot), stopped: make(map[kafka.Slot]catalog.Slot),
 		topics: make(map[kafka.TopicPartition]*atomic.Pointer[config.Topic]),
 	}
-	for _, s := range after {
-		m.slots[s.Slot] = s
-	}
-	if m.logStarts, err = readLogStarts(ctx, &o, steps, after); err != nil {
+	m.now.Store(&mine)
+	m.wal = wal.New(m.walOptions())
+	m.keeper = newKeeper(m)
+	if err := steps.persist(ctx, "take slots", func() error { return m.turn(ctx) }); err != nil {
 		return nil, err
 	}
-	m.wal = wal.New(m.walOptions())
-	m.keeper = newKeeper(m, sessions)
-	m.o.Logger.Info("session begun", "broker", mine.ID.Broker, "session", mine.ID.Epoch, "slots", len(after), "recovered_partitions", len(tails))
+	m.o.Logger.Info("session begun", "broker", mine.ID.Broker, "session", mine.ID.Epoch, "slots", len(m.Owned()))
 	return m, nil
 }
 
-func readLogStarts(ctx context.Context, o *Options, steps *patience, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	each := make([]map[kafka.TopicPartition]kafka.Offset, len(slots))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(beginReads)
-	found := make([]map[kafka.TopicPartition]kafka.Offset, len(slots))
+	g.SetLimit(parallel)
 	for i, s := range slots {
 		if s.Epoch == 0 { // never owned before, so nothing was ever written in it
 			continue
 		}
 		g.Go(func() error {
-			return steps.persist(ctx, fmt.Sprintf("read log starts of slot %d", s.Slot), func() (err error) {
-				found[i], err = o.Catalog.LogStarts(ctx, s.Slot)
+			return m.steps.persist(ctx, "read log starts", func() (err error) {
+				each[i], err = m.o.Catalog.LogStarts(ctx, s.Slot)
 				return err
 			})
 		})
@@ -108,7 +93,7 @@ func readLogStarts(ctx context.Context, o *Options, steps *patience, slots []cat
 		return nil, err
 	}
 	all := make(map[kafka.TopicPartition]kafka.Offset)
-	for _, starts := range found {
+	for _, starts := range each {
 		maps.Copy(all, starts)
 	}
 	return all, nil
@@ -117,15 +102,29 @@ func readLogStarts(ctx context.Context, o *Options, steps *patience, slots []cat
 // Session returns the session's catalogue entry.
 func (m *Manager) Session() catalog.Session { return m.session }
 
+// mine returns the session's entry as this process has last written it.
+func (m *Manager) mine() catalog.Session { return *m.now.Load() }
+
 // Logs returns the open logs.
 func (m *Manager) Logs() *partition.Set { return m.set }
 
-// Slot returns a slot as this session last committed it.
+// Slot returns a slot that is held here, as this session last committed it.
 func (m *Manager) Slot(s kafka.Slot) (catalog.Slot, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	slot, ok := m.slots[s]
 	return slot, ok
+}
+
+// state returns a slot that is held here, or on its way from here.
+func (m *Manager) state(s kafka.Slot) (slot catalog.Slot, here bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if slot, ok := m.slots[s]; ok {
+		return slot, true
+	}
+	slot, here = m.stopped[s]
+	return slot, here
 }
 
 // Admit waits until the WAL has room for n more bytes. While too much of it
@@ -146,67 +145,9 @@ func (m *Manager) walOptions() wal.Options {
 	}
 }
 
-// Reconcile opens the logs of partitions that the catalogue's snapshot has
-// and this session does not, closes those of deleted topics, and hands changed configs on.
-func (m *Manager) Reconcile(context.Context) error {
-	m.reconciling.Lock()
-	defer m.reconciling.Unlock()
-	want := make(map[kafka.TopicPartition]bool)
-	for _, t := range m.o.Catalog.Topics().All() {
-		cfg := config.EffectiveTopic(m.o.Config(), t.Configs)
-		for p := range t.Partitions {
-			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
-			want[tp] = true
-			if err := m.open(tp, t.Name, cfg); err != nil {
-				return fmt.Errorf("open %s-%d: %w", t.Name, p, err)
-			}
-		}
-	}
-	for _, l := range m.set.All() {
-		if tp := l.TP(); !want[tp] {
-			m.set.Remove(tp)
-			l.Close(kafka.UnknownTopicOrPartition)
-			m.mu.Lock()
-			delete(m.topics, tp)
-			m.mu.Unlock()
-		}
-	}
-	return nil
-}
-
-func (m *Manager) open(tp kafka.TopicPartition, topic string, cfg config.Topic) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if p := m.topics[tp]; p != nil {
-		p.Store(&cfg)
-		return nil
-	}
-	slot := kafka.PartitionSlot(topic, tp.Partition, m.o.Slots)
-	owned, ok := m.slots[slot]
-	if !ok {
-		return nil
-	}
-	t := m.tails[tp]
-	if t == nil {
-		t = &recovery.Tail{State: bundle.State{Slot: slot, TP: tp}}
-	}
-	delete(m.tails, tp)
-	current := new(atomic.Pointer[config.Topic])
-	current.Store(&cfg)
-	m.topics[tp] = current
-	m.set.Add(partition.New(partition.Options{
-		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
-		WAL: m.wal, Cache: m.o.Cache, Cold: m.o.Cold,
-		Config:  func() config.Topic { return *current.Load() },
-		Confirm: m.confirm,
-		State:   t.State, Hot: t.Hot, LogStart: m.logStarts[tp], Metrics: m.o.LogMetrics,
-		ProducerExpiration: m.o.Config().ProducerIDExpiration,
-	}))
-	return nil
-}
-
-// Run writes the WAL and keeps the tails short until Leave has sealed the
-// session (nil), somebody else has (wal.ErrFenced), or ctx ends.
+// Run writes the WAL, renews the heartbeat, owns what is the session's and
+// keeps the tails short until Leave has sealed the session (nil), somebody else
+// has ended it (wal.ErrFenced), or ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := make(chan struct{})
@@ -216,70 +157,20 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return m.keeper.run(ctx, stop) })
 	g.Go(func() error { return m.follow(ctx, stop) })
-	g.Go(func() error { return m.watch(ctx, stop) })
+	g.Go(func() error { return m.own(ctx, stop) })
+	g.Go(func() error { return m.beat(ctx, stop) })
 	err := g.Wait()
 	m.drop()
+	close(m.done)
 	return err
 }
 
-// follow reconciles at each change of the topics.
-func (m *Manager) follow(ctx context.Context, stop <-chan struct{}) error {
-	for {
-		changed := m.o.Catalog.Changed()
-		if err := m.Reconcile(ctx); err != nil {
-			return err
-		}
-		select {
-		case <-changed:
-		case <-stop:
-			return nil
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// watch ends a session that somebody has fenced. One that writes meets the
-// seal; one that is idle, or that was fenced by somebody who died before the seal, would
-// go on refusing what needs the catalogue.
-func (m *Manager) watch(ctx context.Context, stop <-chan struct{}) error {
-	tick := time.NewTicker(watchPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-stop:
-			return nil
-		case <-ctx.Done():
-			return nil
-		}
-		gone, err := m.fenced(ctx)
-		switch {
-		case gone && m.leaving.Load():
-		case gone:
-			m.o.Logger.Warn("session was fenced by somebody else", "session", m.session.ID.Epoch)
-			return wal.ErrFenced
-		case err != nil && ctx.Err() == nil:
-			m.o.Logger.Warn("look after the session", "err", err)
-		}
-	}
-}
-
-// fenced tells whether the session is live no more.
-func (m *Manager) fenced(ctx context.Context) (bool, error) {
+// confirm returns nil if the session is live, as the catalogue says now.
+func (m *Manager) confirm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	now, err := m.o.Catalog.Session(ctx, m.session.ID)
-	if err != nil {
-		return errors.Is(err, catalog.ErrNotFound), err
-	}
-	return now.State != catalog.Live, nil
-}
-
-// confirm returns nil if the session is live.
-func (m *Manager) confirm(ctx context.Context) error {
-	gone, err := m.fenced(ctx)
-	if gone {
+	if errors.Is(err, catalog.ErrNotFound) || err == nil && now.State != catalog.Live {
 		return wal.ErrFenced
 	}
 	return err
@@ -287,9 +178,52 @@ func (m *Manager) confirm(ctx context.Context) error {
 
 // drop fails everything that waits: the session is over.
 func (m *Manager) drop() {
+	m.mu.Lock()
+	clear(m.slots)
+	clear(m.stopped)
+	m.mu.Unlock()
 	for _, l := range m.set.All() {
 		m.set.Remove(l.TP())
 		l.Close(kafka.NotLeaderOrFollower)
+	}
+}
+
+// HandOver tells all that this session will end, and hands its slots over to
+// those that live on, if any. It returns when nothing is held here, nobody else is
+// there, or ctx ends. Run must be running.
+func (m *Manager) HandOver(ctx context.Context) error {
+	if len(m.o.View.Now().Live()) < 2 {
+		return nil
+	}
+	if _, err := m.o.Catalog.AnnounceLeave(ctx, m.session); err != nil {
+		return fmt.Errorf("hand over: %w", err)
+	}
+	m.told(ctx)
+	retry := time.NewTicker(m.o.Config().HeartbeatInterval)
+	defer retry.Stop()
+	for len(m.Owned()) > 0 && len(m.o.View.Now().Live()) > 1 {
+		err := m.keeper.ask(ctx, m.keeper.balance)
+		if ctx.Err() != nil || errors.Is(err, wal.ErrFenced) || errors.Is(err, wal.ErrClosed) {
+			return fmt.Errorf("hand over: %w", err)
+		}
+		if err == nil && len(m.Owned()) == 0 {
+			return nil
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// told gives the others a moment to hear that this session leaves, so that they
+// do not take it for dead when it listens no more.
+func (m *Manager) told(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, m.o.Config().HeartbeatInterval)
+	defer cancel()
+	if err := m.Await(ctx); err != nil {
+		m.o.Logger.Info("not all have heard that this session leaves", "err", err)
 	}
 }
 
@@ -304,21 +238,24 @@ func (m *Manager) Leave(ctx context.Context) error {
 	}
 	var ckptErr error
 	if m.wal.Position().Bytes-m.keeper.trimmed.Load() <= leaveBytes {
-		ckptErr = m.keeper.ask(ctx)
+		ckptErr = m.keeper.ask(ctx, m.keeper.checkpoint)
 	}
-	m.leaving.Store(true)
+	m.left.Store(true)
 	at, err := m.wal.Close(ctx)
 	if err != nil {
 		return errors.Join(ckptErr, fmt.Errorf("leave: seal: %w", err))
 	}
-	fenced, err := m.o.Catalog.FenceSession(ctx, m.keeper.mine())
+	fenced, err := m.o.Catalog.FenceSession(ctx, m.session)
 	if err == nil {
 		_, err = m.o.Catalog.RecordSeal(ctx, fenced, at)
+	}
+	if err == nil {
+		err = m.o.Catalog.RemoveHeartbeat(ctx, m.session.ID)
 	}
 	return errors.Join(ckptErr, err)
 }
 
-// Owned returns the slots as last committed, in order.
+// Owned returns the slots that are held, as last committed, in order.
 func (m *Manager) Owned() []catalog.Slot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -327,10 +264,13 @@ func (m *Manager) Owned() []catalog.Slot {
 	return all
 }
 
+// setSlots takes in slots as they were committed.
 func (m *Manager) setSlots(slots []catalog.Slot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range slots {
-		m.slots[s.Slot] = s
+		if _, ok := m.slots[s.Slot]; ok {
+			m.slots[s.Slot] = s
+		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 type pacer struct {
 	written  func() int64   // bytes of WAL so far
 	backlog  func() float64 // WAL that waits to be trimmed, 1 being the most
+	hurry    func() bool    // somebody waits for the work to be done
 	seen     int64          // of written
 	returned time.Time      // when the last wait ended
 }
@@ -33,7 +34,7 @@ func (p *pacer) wait(ctx context.Context, _ int64) error {
 	busy := written != p.seen
 	p.seen = written
 	share := min(max(leastShare, 2*p.backlog()), 1)
-	if !busy || share == 1 {
+	if !busy || share == 1 || p.hurry() {
 		return ctx.Err()
 	}
 	timer := time.NewTimer(time.Duration(float64(worked) * (1/share - 1)))

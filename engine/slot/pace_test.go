@@ -14,19 +14,21 @@ func TestPacer(t *testing.T) {
 		backlog float64
 		work    time.Duration
 		want    time.Duration
+		hurry   bool
 	}{
-		{"nobody produces", false, 0, 10 * time.Millisecond, 0},
-		{"little waits to be trimmed", true, 0.01, 10 * time.Millisecond, 70 * time.Millisecond},
-		{"a quarter", true, 0.25, 10 * time.Millisecond, 10 * time.Millisecond},
-		{"half", true, 0.5, 10 * time.Millisecond, 0},
-		{"too much", true, 1.5, 10 * time.Millisecond, 0},
-		{"after a pause", true, 0, time.Hour, 7 * longestJob},
+		{"nobody produces", false, 0, 10 * time.Millisecond, 0, false},
+		{"little waits to be trimmed", true, 0.01, 10 * time.Millisecond, 70 * time.Millisecond, false},
+		{"a quarter", true, 0.25, 10 * time.Millisecond, 10 * time.Millisecond, false},
+		{"half", true, 0.5, 10 * time.Millisecond, 0, false},
+		{"too much", true, 1.5, 10 * time.Millisecond, 0, false},
+		{"after a pause", true, 0, time.Hour, 7 * longestJob, false},
+		{"a hand-over waits", true, 0.01, 10 * time.Millisecond, 0, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				written := int64(1)
-				p := &pacer{written: func() int64 { return written }, backlog: func() float64 { return tt.backlog }}
+				p := &pacer{written: func() int64 { return written }, backlog: func() float64 { return tt.backlog }, hurry: func() bool { return tt.hurry }}
 				if err := p.wait(t.Context(), 1); err != nil {
 					t.Fatal(err)
 				}

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -54,7 +55,7 @@ func (p *place) options(t *testing.T) Options {
 	}
 	return Options{
 		Catalog: cat, Store: p.objects, Cache: cache, Cold: reader, Config: func() *config.Broker { return cfg },
-		Broker: 1, Addr: "localhost:9092", Slots: 8, Logger: slog.New(slog.NewTextHandler(&p.log, nil)), Logs: partition.NewSet(),
+		Broker: 1, Addr: "localhost:9092", View: &member.View{Catalog: cat, Slots: 8}, Logger: slog.New(slog.NewTextHandler(&p.log, nil)), Logs: partition.NewSet(),
 	}
 }
 

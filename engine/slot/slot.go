@@ -1,23 +1,36 @@
-// Package slot holds slots for one session of a broker: it ends the sessions
-// that this broker id left behind, begins a new one, takes the slots, rebuilds
-// their partitions from checkpoints and WAL footers, and then keeps their tails short:
-// rolls segments, writes checkpoints, trims the WAL.
+// Package slot holds slots for one session of a broker. Any number of brokers
+// do, over one catalogue and one object store, without a controller: each
+// ends sessions that are suspected, takes the slots that are its own by what all
+// see, rebuilds their partitions from checkpoints and WAL footers, keeps their
+// tails short (rolls segments, writes checkpoints, trims the WAL), and hands slots over
+// where others should have them.
 //
-// Nothing here decides by a clock what is safe. A predecessor is ended by the
-// seal in its WAL, a slot is taken by a commit that checks that seal, and a WAL
+// Nothing here decides by a clock what is safe. A session is ended by the
+// seal in its WAL, a slot changes hands by a commit that checks what it stands on, and a WAL
 // object goes only after the slot items that named it no longer do.
 //
-//	Begin ─▶ fence, seal, record ─▶ new session ─▶ take slots ─▶ recover ─▶ Reconcile opens the logs
-//	Run   ─▶ WAL writer │ keeper: seal segments → checkpoint → commit slots → trim
-//	Leave ─▶ flush ─▶ checkpoint ─▶ own seal ─▶ record
+//	Begin ─▶ fence, seal, record own predecessors ─▶ new session ─▶ turn
+//	turn  ─▶ finish what others have fenced ─▶ take what is nobody's and should be mine ─▶ recover, open what is mine
+//	Run   ─▶ WAL writer │ beat: renew, watch, suspect │ owner: fence, turn │ keeper: seal segments → checkpoint → commit
+//	         slots → trim; hand over │ follow: open and close logs as topics come and go
+//	Leave ─▶ hand over ─▶ flush ─▶ checkpoint ─▶ own seal ─▶ record
+//
+// A slot is held here between being opened and being given away:
+//
+//	catalogue: mine ─▶ recover ─▶ held ─▶ stopped (no appends) ─▶ flushed ─▶ handed over ─▶ another's
+//	                               ▲                                │ unknown
+//	                               └──── read, or written with epoch+1 by myself ◀──┘
 package slot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -27,12 +40,8 @@ import (
 	"github.com/varvelog/varve/tiering/wal"
 )
 
-// ErrForeignSlot means that a live session of another broker owns a slot that
-// this one would have to take.
-var ErrForeignSlot = errors.New("slot: owned by a live session of another broker")
-
-// Options are what a session needs. All fields but the metrics
-// are required.
+// Options are what a session needs. All fields but the metrics, Dial
+// and Follows are required.
 type Options struct {
 	Catalog    *catalog.Catalog
 	Store      objstore.Store
@@ -42,19 +51,26 @@ type Options struct {
 	Broker     int32  // this broker's id
 	Addr       string // host:port that clients reach it at
 	Rack       string
-	Slots      int // of the cluster
+	View       *member.View // of the same catalogue
 	Logger     *slog.Logger
 	Logs       *partition.Set     // where the session's open logs go
 	LogMetrics *partition.Metrics // nil: none
 	WALMetrics *wal.Metrics       // nil: none
+	// Dial connects to another broker's address, to see when it has gone; an
+	// error that wraps syscall.ECONNREFUSED says that nobody listens there. Nil: only heartbeats tell.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Follows is the newest session of this process, the zero value where there was none; Begin puts
+	// the one that it begins there. Where another process has begun one of this broker id since, Begin
+	// fails with catalog.ErrSuperseded. Nil: whatever there was.
+	Follows *catalog.Session
 }
 
 func (o *Options) validate() error {
 	switch {
-	case o.Catalog == nil, o.Store == nil, o.Cache == nil, o.Cold == nil, o.Config == nil, o.Logger == nil, o.Logs == nil:
+	case o.Catalog == nil, o.Store == nil, o.Cache == nil, o.Cold == nil, o.Config == nil, o.Logger == nil, o.Logs == nil, o.View == nil:
 		return errors.New("slot options: a port is missing")
-	case o.Slots <= 0:
-		return fmt.Errorf("slot options: %d slots", o.Slots)
+	case o.View.Slots <= 0:
+		return fmt.Errorf("slot options: %d slots", o.View.Slots)
 	}
 	return nil
 }
@@ -62,14 +78,15 @@ func (o *Options) validate() error {
 // Bounds on single calls to the catalogue and the object store.
 const (
 	callTimeout  = 30 * time.Second
-	beginReads   = 32       // reads of the catalogue at a time when a session begins
-	takeBatch    = 40       // slots in one take
+	parallel     = 32       // reads of the catalogue at a time
+	moveBatch    = 40       // slots in one take or hand-over
 	commitBatch  = 90       // slots in one checkpoint commit
 	maxCkpts     = 8        // checkpoints a slot names before they are merged
 	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint
 	leaveBytes   = 64 << 20 // of WAL that a leaving session still gathers into a checkpoint
+	moveObjects  = 64       // of WAL behind the newest checkpoint with which a slot is handed over
 	trimBatch    = 1000     // objects in one delete
 	keeperPeriod = time.Second
-	watchPeriod  = time.Second      // between two looks at the session's own item
+	sweepPeriod  = time.Minute
 	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does
 )

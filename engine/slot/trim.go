@@ -2,7 +2,10 @@ package slot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/bundle"
@@ -11,12 +14,19 @@ import (
 )
 
 // sweep removes what the slots no longer name: checkpoints that older holds
-// and today's items do not, and the WAL below the least span of each session.
-// What is named is read strongly, after the commit that took the names away.
+// and today's items do not, the WAL below the least span of each session that is mine or
+// sealed, and the items of sealed sessions that nothing names. The sessions are read first:
+// one that is sealed then is named by no slot that does not name it already. Then the slots, strongly, after
+// the commit that took the names away.
 func (k *keeper) sweep(ctx context.Context, older []catalog.Slot) error {
+	k.swept = time.Now()
+	sessions, err := k.m.o.Catalog.AllSessions(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
 	today, err := k.m.o.Catalog.Slots(ctx)
 	if err != nil {
-		return fmt.Errorf("sweep: read slots: %w", err)
+		return fmt.Errorf("sweep: %w", err)
 	}
 	named := make(map[string]bool)
 	for _, key := range recovery.CheckpointKeys(today) {
@@ -31,44 +41,45 @@ func (k *keeper) sweep(ctx context.Context, older []catalog.Slot) error {
 	if err := k.remove(ctx, dead); err != nil {
 		return err
 	}
-	if err := k.trimOwn(ctx, today); err != nil {
-		return err
-	}
-	for id, s := range k.sessions {
-		if s.State != catalog.Sealed || id.Broker != k.m.o.Broker {
-			continue
-		}
-		trimmed, done, err := k.trim(ctx, s, leastNamed(today, id, s.SealedAt))
-		if err != nil {
+	for _, s := range sessions {
+		if err := k.sweepSession(ctx, s, today); err != nil && !errors.Is(err, catalog.ErrFenced) { // fenced: somebody else was faster
 			return err
-		}
-		k.sessions[id] = trimmed
-		if done {
-			delete(k.sessions, id)
 		}
 	}
 	return nil
 }
 
-func (k *keeper) trimOwn(ctx context.Context, slots []catalog.Slot) error {
-	s := <-k.session
-	trimmed, _, err := k.trim(ctx, s, leastNamed(slots, s.ID, k.checkpointed.Durable))
-	k.session <- trimmed
-	return err
+func (k *keeper) sweepSession(ctx context.Context, s catalog.Session, today []catalog.Slot) error {
+	switch {
+	case s.ID == k.m.session.ID:
+		now, err := k.trim(ctx, s, leastNamed(today, s.ID, k.checkpointed.Durable))
+		if err == nil {
+			k.m.now.Store(&now)
+		}
+		return err
+	case s.State != catalog.Sealed:
+		return nil
+	}
+	now, err := k.trim(ctx, s, leastNamed(today, s.ID, s.SealedAt))
+	if err != nil || isNamed(today, s.ID) {
+		return err
+	}
+	if err := k.m.o.Catalog.RemoveHeartbeat(ctx, s.ID); err != nil {
+		return err
+	}
+	return k.m.o.Catalog.RemoveSession(ctx, now)
 }
 
 // trim removes a session's WAL objects below keep: first the session's item
-// records how far, on its condition, then the objects go. Seals stay. done
-// means that nothing but the seal is left.
-func (k *keeper) trim(ctx context.Context, s catalog.Session, keep int64) (now catalog.Session, done bool, err error) {
-	done = s.State == catalog.Sealed && keep >= s.SealedAt
+// records how far, on its condition, then the objects go. Seals stay.
+func (k *keeper) trim(ctx context.Context, s catalog.Session, keep int64) (now catalog.Session, err error) {
 	if keep-1 <= s.Trim {
-		return s, done, nil
+		return s, nil
 	}
 	from := s.Trim + 1
 	now, err = k.m.o.Catalog.SetTrim(ctx, s, keep-1)
 	if err != nil {
-		return s, false, fmt.Errorf("trim session %d/%d to %d: %w", s.ID.Broker, s.ID.Epoch, keep-1, err)
+		return s, fmt.Errorf("trim session %d/%d to %d: %w", s.ID.Broker, s.ID.Epoch, keep-1, err)
 	}
 	keys := make([]string, 0, trimBatch)
 	for seq := from; seq < keep; seq++ {
@@ -76,12 +87,12 @@ func (k *keeper) trim(ctx context.Context, s catalog.Session, keep int64) (now c
 		keys = append(keys, wal.Key(o))
 		if len(keys) == trimBatch || seq == keep-1 {
 			if err := k.remove(ctx, keys); err != nil {
-				return now, false, err
+				return now, err
 			}
 			keys = keys[:0]
 		}
 	}
-	return now, done, nil
+	return now, nil
 }
 
 // remove deletes objects that nothing names. What a crash leaves behind is
@@ -113,4 +124,14 @@ func leastNamed(slots []catalog.Slot, id catalog.SessionID, end int64) int64 {
 		}
 	}
 	return least
+}
+
+// isNamed tells whether a slot still names a session.
+func isNamed(slots []catalog.Slot, id catalog.SessionID) bool {
+	for _, s := range slots {
+		if s.Owner == id || slices.ContainsFunc(s.Spans, func(sp catalog.Span) bool { return sp.Session == id }) {
+			return true
+		}
+	}
+	return false
 }

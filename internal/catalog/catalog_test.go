@@ -404,10 +404,10 @@ func TestOverSQLite(t *testing.T) {
 func TestHeartbeats(t *testing.T) {
 	c := catalog.New(memmeta.New())
 	s := must[catalog.Session](t)(c.StartSession(t.Context(), 3, "host:1", "a"))
-	h := must[catalog.Heartbeat](t)(c.Renew(t.Context(), catalog.Heartbeat{Session: s.ID, Applied: 4, WALNext: 5, Leaving: true, Refused: []catalog.SessionID{{Broker: 9}}}))
+	h := must[catalog.Heartbeat](t)(c.Renew(t.Context(), catalog.Heartbeat{Session: s.ID, Applied: 4, WALNext: 5, Refused: []catalog.SessionID{{Broker: 9}}}))
 	h = must[catalog.Heartbeat](t)(c.Renew(t.Context(), h))
 	all := must[[]catalog.Heartbeat](t)(c.Heartbeats(t.Context()))
-	if len(all) != 1 || all[0].Counter != 2 || all[0].Applied != 4 || all[0].WALNext != 5 || !all[0].Leaving || len(all[0].Refused) != 1 {
+	if len(all) != 1 || all[0].Counter != 2 || all[0].Applied != 4 || all[0].WALNext != 5 || len(all[0].Refused) != 1 {
 		t.Errorf("heartbeats: %+v", all)
 	}
 	must[catalog.Session](t)(c.SetTrim(t.Context(), s, 3)) // renewals have not disturbed it
@@ -432,12 +432,13 @@ func TestMembersFollowTheFeed(t *testing.T) {
 	wantErr(t, err, catalog.ErrFenced) // it is another's
 	kept := must[[]catalog.Slot](t)(c.KeepSlots(t.Context(), target, []catalog.Slot{moved}))[0]
 	must[catalog.Session](t)(c.RecordSeal(t.Context(), must[catalog.Session](t)(c.FenceSession(t.Context(), mine)), 4))
+	target = must[catalog.Session](t)(c.AnnounceLeave(t.Context(), target))
 	ok(t, c.AlterPlacement(t.Context(), func(p *catalog.Placement) { p.Drained = []int32{2} }))
 	reloaded := catalog.New(store)
 	ok(t, other.Refresh(t.Context()))
 	ok(t, reloaded.Refresh(t.Context()))
 	for name, m := range map[string]*catalog.Members{"made": c.Members(), "followed": other.Members(), "reloaded": reloaded.Members()} {
-		same(t, []catalog.Member{{ID: target.ID, State: catalog.Live, Addr: "host:2", Rack: "b"}}, m.Live())
+		same(t, []catalog.Member{{ID: target.ID, State: catalog.Live, Addr: "host:2", Rack: "b", Leaving: true}}, m.Live())
 		same(t, []catalog.Owner{{Session: target.ID, Epoch: kept.Epoch}, {Epoch: -1}}, m.Owners(2))
 		same(t, []int32{2}, m.Placement().Drained)
 		if len(m.Fenced()) != 0 {

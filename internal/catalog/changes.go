@@ -210,7 +210,7 @@ func (c *Catalog) publish(next *Topics) {
 // Run follows the change feed, each second where one broker is alone, and prunes
 // its old entries, until ctx ends. Failures are told to onError and tried again.
 func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
-	period := pollPeriod
+	period := c.pollPeriod()
 	tick := time.NewTicker(period)
 	defer tick.Stop()
 	prune := time.NewTicker(keepChanges / 4)

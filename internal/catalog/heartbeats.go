@@ -15,7 +15,6 @@ type Heartbeat struct {
 	Counter int64       // grows with each renewal
 	Applied int64       // the newest change of the feed that the session acts on
 	WALNext int64       // of its WAL: what it appends from now on lies there or behind
-	Leaving bool        // it hands over its slots
 	Refused []SessionID // whose connections it sees refused
 	item    meta.Item
 }
@@ -33,7 +32,7 @@ func (h Heartbeat) attrs() meta.Attrs {
 	}
 	return meta.Attrs{
 		"v": format, "broker": int64(h.Session.Broker), "epoch": h.Session.Epoch, "counter": h.Counter,
-		"applied": h.Applied, "wal_next": h.WALNext, "leaving": h.Leaving, "refused": jsonText(refused),
+		"applied": h.Applied, "wal_next": h.WALNext, "refused": jsonText(refused),
 	}
 }
 
@@ -43,7 +42,7 @@ func heartbeatOf(item meta.Item) (Heartbeat, error) {
 	f := read(item)
 	h := Heartbeat{
 		Session: SessionID{Broker: int32(f.int("broker")), Epoch: f.int("epoch")}, Counter: f.int("counter"),
-		Applied: f.int("applied"), WALNext: f.int("wal_next"), Leaving: value[bool](f, "leaving"), item: bare(item),
+		Applied: f.int("applied"), WALNext: f.int("wal_next"), item: bare(item),
 	}
 	f.json("refused", &h.Refused)
 	return h, f.err

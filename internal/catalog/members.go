@@ -19,10 +19,11 @@ type Owner struct {
 
 // Member is a session as the change feed tells it.
 type Member struct {
-	ID    SessionID    `json:"id"`
-	State SessionState `json:"state"`
-	Addr  string       `json:"addr"`
-	Rack  string       `json:"rack"`
+	ID      SessionID    `json:"id"`
+	State   SessionState `json:"state"`
+	Addr    string       `json:"addr"`
+	Rack    string       `json:"rack"`
+	Leaving bool         `json:"leaving,omitempty"` // it wants to own nothing any more
 }
 
 // Members is an immutable snapshot of the sessions and of whose the slots are.
@@ -129,7 +130,7 @@ const (
 	changePlacement = "placement"
 )
 
-// applyMembers applies a change that is about members.
+// apply applies a change that is about members.
 func (m *Members) apply(kind, value string) (*Members, error) {
 	var err error
 	switch kind {
@@ -144,8 +145,10 @@ func (m *Members) apply(kind, value string) (*Members, error) {
 			return m.owned(slots), nil
 		}
 	case changePlacement:
-		next := *m
-		if err = json.Unmarshal([]byte(value), &next.placement); err == nil {
+		var p Placement
+		if err = json.Unmarshal([]byte(value), &p); err == nil {
+			next := *m
+			next.placement = p
 			return &next, nil
 		}
 	}

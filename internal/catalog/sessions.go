@@ -42,6 +42,7 @@ type Session struct {
 	Trim     int64 // WAL objects up to this one may have been deleted; -1: none
 	Addr     string
 	Rack     string
+	Leaving  bool // it hands over its slots and will end
 	item     meta.Item
 }
 
@@ -53,6 +54,7 @@ func sessionOf(item meta.Item) (Session, error) {
 		ID: SessionID{Broker: int32(f.int("broker")), Epoch: f.int("epoch")}, State: SessionState(f.text("state")),
 		SealedAt: f.int("sealed_at"), Trim: f.int("trim"), Addr: f.text("addr"), Rack: f.text("rack"), item: bare(item),
 	}
+	s.Leaving, _ = item.Attrs["leaving"].(bool)
 	if n := copy(s.Nonce[:], f.bytes("nonce")); f.err == nil && n != len(s.Nonce) {
 		f.err = fmt.Errorf("item %v: nonce of %d bytes", item.Key, n)
 	}
@@ -62,11 +64,11 @@ func sessionOf(item meta.Item) (Session, error) {
 func (s Session) attrs() meta.Attrs {
 	return meta.Attrs{
 		"v": format, "broker": int64(s.ID.Broker), "epoch": s.ID.Epoch, "nonce": s.Nonce[:], "state": string(s.State),
-		"sealed_at": s.SealedAt, "trim": s.Trim, "addr": s.Addr, "rack": s.Rack,
+		"sealed_at": s.SealedAt, "trim": s.Trim, "addr": s.Addr, "rack": s.Rack, "leaving": s.Leaving,
 	}
 }
 
-func (s Session) member() Member { return Member{s.ID, s.State, s.Addr, s.Rack} }
+func (s Session) member() Member { return Member{s.ID, s.State, s.Addr, s.Rack, s.Leaving} }
 
 // Sessions returns the sessions of one broker id, oldest first.
 func (c *Catalog) Sessions(ctx context.Context, broker int32) ([]Session, error) {
@@ -201,6 +203,18 @@ func (c *Catalog) FenceSession(ctx context.Context, s Session) (Session, error) 
 			return false
 		}
 		now.State = Fenced
+		return true
+	})
+}
+
+// AnnounceLeave tells that a live session will end, and wants to own nothing
+// until then.
+func (c *Catalog) AnnounceLeave(ctx context.Context, s Session) (Session, error) {
+	return c.moveSession(ctx, s.ID, func(now *Session) bool {
+		if now.State != Live || now.Leaving {
+			return false
+		}
+		now.Leaving = true
 		return true
 	})
 }

@@ -184,7 +184,7 @@ func (c *Catalog) CommitCheckpoint(ctx context.Context, mine Session, slots []Sl
 // be live; with e it also makes a change. That a guard was written since (a trim),
 // or that the feed has grown, is no obstacle: then it is tried again.
 func (c *Catalog) writeSlots(ctx context.Context, guards []Session, slots []Slot, e *entry) error {
-	for guards = slices.Clone(guards); ; {
+	for {
 		if guards[0].State != Live {
 			return ErrFenced
 		}
@@ -209,37 +209,41 @@ func (c *Catalog) writeSlots(ctx context.Context, guards []Session, slots []Slot
 		if !errors.Is(err, meta.ErrConflict) {
 			return err
 		}
-		again, err := c.renewGuards(ctx, guards)
+		before := guards
+		err = repeat(ctx, func() (err error) {
+			guards, err = c.renewed(ctx, before)
+			return err
+		}, func(err error) bool { return err != nil && !errors.Is(err, ErrFenced) })
+		if err == nil && e != nil {
+			err = c.see(ctx)
+		}
 		if err != nil {
 			return err
 		}
-		if e != nil {
-			if err := c.Refresh(ctx); err != nil {
-				return err
-			}
-			again = again || c.Applied() != change
-		}
-		if !again {
+		if sameItems(before, guards) && (e == nil || c.Applied() == change) {
 			return ErrFenced
 		}
 	}
 }
 
-// renewGuards reads the guards anew, and tells whether one was written since.
-// ErrFenced: one is no longer in its state.
-func (c *Catalog) renewGuards(ctx context.Context, guards []Session) (changed bool, err error) {
+// renewed reads the guards anew. ErrFenced: one is no longer in its state.
+func (c *Catalog) renewed(ctx context.Context, guards []Session) ([]Session, error) {
+	now := make([]Session, len(guards))
 	for i, g := range guards {
-		now, err := c.Session(ctx, g.ID)
+		var err error
+		now[i], err = c.Session(ctx, g.ID)
 		switch {
-		case errors.Is(err, ErrNotFound), err == nil && now.State != g.State:
-			return false, ErrFenced
+		case errors.Is(err, ErrNotFound), err == nil && now[i].State != g.State:
+			return nil, ErrFenced
 		case err != nil:
-			return false, err
+			return nil, err
 		}
-		changed = changed || now.item.CommitID != g.item.CommitID
-		guards[i] = now
 	}
-	return changed, nil
+	return now, nil
+}
+
+func sameItems(a, b []Session) bool {
+	return slices.EqualFunc(a, b, func(a, b Session) bool { return a.item.CommitID == b.item.CommitID })
 }
 
 func startsPK(s kafka.Slot) string { return fmt.Sprintf("starts/%05d", s) }

@@ -150,7 +150,8 @@ func (o *Observer) readAnew(ctx context.Context, slots []catalog.Slot) error {
 
 // readOn reads what the sessions have written since the last look.
 func (o *Observer) readOn(ctx context.Context) error {
-	for _, sp := range joinSpans(o.slots) {
+	o.r.goOn(o.slots)
+	for _, sp := range joinSpans(lastSpans(o.slots)) {
 		if sp.To >= 0 && sp.To <= o.ends[sp.Session] {
 			continue
 		}
@@ -165,6 +166,15 @@ func (o *Observer) readOn(ctx context.Context) error {
 		o.ends[s.ID] = s.SealedAt
 	}
 	return o.r.settle(ctx, o.cat)
+}
+
+// lastSpans returns the slots with their last spans only, which alone are open.
+func lastSpans(slots []catalog.Slot) []catalog.Slot {
+	out := slices.Clone(slots)
+	for i, s := range out {
+		out[i].Spans = s.Spans[max(0, len(s.Spans)-1):]
+	}
+	return out
 }
 
 // tails copies what was rebuilt: later looks go on with the original.

@@ -28,8 +28,8 @@ var ErrInconsistent = errors.New("recovery: what is there does not fit together"
 var errBehind = fmt.Errorf("%w: a segment ends behind the log's end", ErrInconsistent)
 
 // Read reads what the slots name and returns their partitions' tails. sessions
-// has all that the slots' spans name; a session's WAL is read up to its
-// SealedAt, whatever its state. The topics that are there now, after the slots
+// has all that the slots' spans name; where a span is open, the session's WAL is read up to
+// its SealedAt, whatever its state. The topics that are there now, after the slots
 // were read or taken, are what is read of: their snapshot is brought up to date first.
 // Errors: wal.ErrHole for an object that should be there and ErrInconsistent,
 // wrapped; those of store and catalogue.
@@ -50,7 +50,7 @@ func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 		_, ok := topics.ByID(id)
 		return ok
 	})
-	for _, key := range CheckpointKeys(slots) {
+	for key, ok := r.NextCheckpoint(); ok; key, ok = r.NextCheckpoint() {
 		obj, err := readBundle(ctx, store, key)
 		if err != nil {
 			return nil, fmt.Errorf("recover checkpoint %s: %w", key, err)
@@ -59,12 +59,12 @@ func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 			return nil, err
 		}
 	}
-	for _, sp := range joinSpans(slots) {
-		s, ok := sessions[sp.Session]
+	for run, ok := r.Next(); ok; run, ok = r.Next() {
+		s, ok := sessions[run.Session]
 		if !ok {
-			return nil, fmt.Errorf("recover: %w: no item of session %d/%d, which a slot names", ErrInconsistent, sp.Session.Broker, sp.Session.Epoch)
+			return nil, fmt.Errorf("recover: %w: no item of session %d/%d, which a slot names", ErrInconsistent, run.Session.Broker, run.Session.Epoch)
 		}
-		if err := r.span(ctx, store, sp, s); err != nil {
+		if err := r.span(ctx, store, run, s); err != nil {
 			return nil, err
 		}
 	}
@@ -74,7 +74,7 @@ func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 // span takes in the footers of a span, up to the session's SealedAt.
 func (r *Recovery) span(ctx context.Context, store objstore.Store, sp catalog.Span, s catalog.Session) error {
 	from, to := max(sp.From, s.Trim+1), sp.To
-	if to < 0 || to > s.SealedAt {
+	if to < 0 || s.State == catalog.Sealed && to > s.SealedAt {
 		to = s.SealedAt
 	}
 	origin := bundle.Origin{Broker: s.ID.Broker, Epoch: s.ID.Epoch, Nonce: s.Nonce}
@@ -116,8 +116,7 @@ func settleSealed(ctx context.Context, cat *catalog.Catalog, tp kafka.TopicParti
 	return nil
 }
 
-// CheckpointKeys returns the checkpoints that the slots name, each once, older
-// ones first in every slot's order.
+// CheckpointKeys returns the checkpoints that the slots name, each once.
 func CheckpointKeys(slots []catalog.Slot) []string {
 	var keys []string
 	seen := make(map[string]bool)
@@ -133,7 +132,7 @@ func CheckpointKeys(slots []catalog.Slot) []string {
 }
 
 // joinSpans returns for each session that the slots name the least range that
-// holds all their spans of it, in the slots' order of sessions.
+// holds all their spans of it.
 func joinSpans(slots []catalog.Slot) []catalog.Span {
 	var joined []catalog.Span
 	at := make(map[catalog.SessionID]int)

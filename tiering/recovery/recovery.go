@@ -26,12 +26,15 @@ type Tail struct {
 	Hot   []bundle.Ref
 }
 
-// Recovery rebuilds tails from footers. It is fed in order: each slot's
-// checkpoints, oldest first, then its spans, oldest first.
+// Recovery rebuilds tails from footers. It is fed in order: the checkpoints
+// that NextCheckpoint names, then the runs of WAL objects that Next names.
 type Recovery struct {
-	slots map[kafka.Slot]catalog.Slot
-	known func(kafka.TopicID) bool
-	tails map[kafka.TopicPartition]*Tail
+	checkpoints order[catalog.CheckpointRef, string]
+	spans       order[catalog.Span, catalog.SessionID]
+	named       map[kafka.Slot]catalog.CheckpointRef // what NextCheckpoint has named last, of each slot that names it
+	turn        map[kafka.Slot]catalog.Span          // likewise Next
+	known       func(kafka.TopicID) bool
+	tails       map[kafka.TopicPartition]*Tail
 }
 
 // New returns a Recovery of the partitions of slots, whose checkpoints and
@@ -39,21 +42,57 @@ type Recovery struct {
 // owner writes nothing of a deleted one into its checkpoints, so what is left
 // of such a topic in older footers does not fit together any more, and is passed over.
 func New(slots []catalog.Slot, known func(kafka.TopicID) bool) *Recovery {
-	r := &Recovery{
-		known: known,
-		slots: make(map[kafka.Slot]catalog.Slot, len(slots)),
-		tails: make(map[kafka.TopicPartition]*Tail),
-	}
+	r := &Recovery{known: known, tails: make(map[kafka.TopicPartition]*Tail)}
+	r.checkpoints.left, r.checkpoints.id = make(map[kafka.Slot][]catalog.CheckpointRef), func(c catalog.CheckpointRef) string { return c.Key }
+	r.spans.left, r.spans.id = make(map[kafka.Slot][]catalog.Span), func(s catalog.Span) catalog.SessionID { return s.Session }
 	for _, s := range slots {
-		r.slots[s.Slot] = s
+		r.checkpoints.add(s.Slot, s.Checkpoints)
+		r.spans.add(s.Slot, s.Spans)
 	}
 	return r
+}
+
+// NextCheckpoint names the next checkpoint to be fed.
+func (r *Recovery) NextCheckpoint() (key string, ok bool) {
+	key, r.named, ok = r.checkpoints.next()
+	return key, ok
+}
+
+// Next names the next run of a session's WAL to be fed: the least that holds
+// the next span of every slot that goes on with this session.
+func (r *Recovery) Next() (run catalog.Span, ok bool) {
+	if run.Session, r.turn, ok = r.spans.next(); !ok {
+		return run, false
+	}
+	first := true
+	for _, sp := range r.turn {
+		if first {
+			run, first = sp, false
+			continue
+		}
+		run.From = min(run.From, sp.From)
+		if sp.To < 0 || run.To >= 0 && sp.To > run.To {
+			run.To = sp.To
+		}
+	}
+	return run, true
+}
+
+// goOn lets footers that come behind all that Next has named be fed: of each
+// slot's last span.
+func (r *Recovery) goOn(slots []catalog.Slot) {
+	r.turn = make(map[kafka.Slot]catalog.Span, len(slots))
+	for _, s := range slots {
+		if n := len(s.Spans); n > 0 {
+			r.turn[s.Slot] = s.Spans[n-1]
+		}
+	}
 }
 
 // Tails returns the tails as far as they were rebuilt.
 func (r *Recovery) Tails() map[kafka.TopicPartition]*Tail { return r.tails }
 
-// Checkpoint takes in a checkpoint's footer: its states replace what older
+// Checkpoint takes in the footer of the checkpoint that NextCheckpoint has named: its states replace what older
 // checkpoints said, its slices lie behind theirs.
 func (r *Recovery) Checkpoint(key string, o *bundle.Object) error {
 	for _, st := range o.States {
@@ -75,11 +114,11 @@ func (r *Recovery) Checkpoint(key string, o *bundle.Object) error {
 	return nil
 }
 
-// WAL takes in the footer of a session's WAL object: slices that a checkpoint
+// WAL takes in the footer of a WAL object of the session that Next has named: slices that a checkpoint
 // has already are passed over, the others must follow without a gap.
 func (r *Recovery) WAL(session catalog.SessionID, seq int64, key string, o *bundle.Object) error {
 	for _, s := range o.Slices {
-		if !r.spans(s.Slot, session, seq) || !r.known(s.TP.Topic) || len(s.Batches) == 0 {
+		if !r.takes(s.Slot, session, seq) || !r.known(s.TP.Topic) || len(s.Batches) == 0 {
 			continue
 		}
 		t := r.tail(s.Slot, s.TP)
@@ -119,20 +158,12 @@ func (r *Recovery) tail(s kafka.Slot, tp kafka.TopicPartition) *Tail {
 
 // names tells whether a slot is recovered here from this checkpoint.
 func (r *Recovery) names(s kafka.Slot, key string) bool {
-	for _, c := range r.slots[s].Checkpoints {
-		if c.Key == key {
-			return true
-		}
-	}
-	return false
+	c, ok := r.named[s]
+	return ok && c.Key == key
 }
 
-// spans tells whether a slot is recovered here from this WAL object.
-func (r *Recovery) spans(s kafka.Slot, session catalog.SessionID, seq int64) bool {
-	for _, sp := range r.slots[s].Spans {
-		if sp.Session == session && sp.From <= seq && (sp.To < 0 || seq < sp.To) {
-			return true
-		}
-	}
-	return false
+// takes tells whether a slot is recovered here from this WAL object.
+func (r *Recovery) takes(s kafka.Slot, session catalog.SessionID, seq int64) bool {
+	sp, ok := r.turn[s]
+	return ok && sp.Session == session && sp.From <= seq && (sp.To < 0 || seq < sp.To)
 }

@@ -31,9 +31,15 @@ func TestDeletedTopic(t *testing.T) {
 			{"a", bundle.Object{States: []bundle.State{state(gone, 1), state(there, 1)}, Slices: []bundle.Slice{slice(gone, 0), slice(there, 0)}}},
 			{"b", bundle.Object{States: []bundle.State{state(there, 1)}}},
 		} {
+			if key, ok := r.NextCheckpoint(); !ok || key != c.key {
+				t.Fatal(key, ok)
+			}
 			if err := r.Checkpoint(c.key, &c.o); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if run, ok := r.Next(); !ok || run != slots[0].Spans[0] {
+			t.Fatal(run, ok)
 		}
 		return r.Tails(), r.WAL(session, 5, "wal", &bundle.Object{Slices: []bundle.Slice{slice(gone, 4), slice(there, 1)}})
 	}

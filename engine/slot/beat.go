@@ -1,0 +1,115 @@
+package slot
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/varvelog/varve/engine/member"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// soon is the least time between two renewals: those that tell others
+// something do not wait for the interval.
+const soon = 20 * time.Millisecond
+
+// heart renews the session's heartbeat and watches the others'. Beat's
+// goroutine owns it.
+type heart struct {
+	m      *Manager
+	beat   catalog.Heartbeat
+	watch  member.Watch
+	probes *probes
+}
+
+// look makes beat renew and look at once, where there is anybody to tell.
+func (m *Manager) look() {
+	if len(m.o.View.Now().Live()) < 2 {
+		return
+	}
+	select {
+	case m.renew <- struct{}{}:
+	default:
+	}
+}
+
+// beat renews the heartbeat and looks at the others' each interval, and as soon
+// as there is something to tell, until stop closes (nil), the session is found
+// ended (wal.ErrFenced) or ctx ends. Whom it suspects it tells own.
+func (m *Manager) beat(ctx context.Context, stop <-chan struct{}) error {
+	cfg := m.o.Config()
+	h := heart{
+		m: m, beat: catalog.Heartbeat{Session: m.session.ID},
+		watch: member.Watch{Self: m.session.ID, Timeout: cfg.SessionTimeout}, probes: newProbes(m),
+	}
+	defer h.probes.stop()
+	tick := time.NewTicker(cfg.HeartbeatInterval)
+	defer tick.Stop()
+	for {
+		err := h.once(ctx)
+		if errors.Is(err, catalog.ErrFenced) && !m.left.Load() {
+			return wal.ErrFenced
+		}
+		if err != nil && ctx.Err() == nil {
+			m.o.Logger.Warn("heartbeat", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-stop:
+			return nil
+		case <-tick.C:
+			continue
+		case <-m.renew:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(soon):
+		}
+	}
+}
+
+// once renews the own heartbeat, reads the others' and suspects.
+func (h *heart) once(ctx context.Context) error {
+	m := h.m
+	ctx, cancel := context.WithTimeout(ctx, m.o.Config().SessionTimeout)
+	defer cancel()
+	live := m.o.View.Now().Live()
+	seen := h.probes.look(ctx, member.Peers(live, m.session.ID))
+	for id, refused := range seen {
+		h.watch.Refused(id, refused)
+	}
+	if oldest := m.wal.OldestWaiting(); oldest.IsZero() || time.Since(oldest) < m.o.Config().SessionTimeout {
+		h.beat.Applied, h.beat.WALNext, h.beat.Refused = m.applied.Load(), m.wal.Position().Next, h.watch.Refusing()
+		next, err := m.o.Catalog.Renew(ctx, h.beat)
+		h.beat = next
+		if err != nil {
+			return err
+		}
+		h.watch.Renewed(time.Now())
+	}
+	if len(live) < 2 {
+		return nil
+	}
+	all, err := m.o.Catalog.Heartbeats(ctx)
+	if err != nil {
+		return err
+	}
+	beats := make(map[catalog.SessionID]member.Beat, len(all))
+	c := m.o.View.Now()
+	for _, b := range all {
+		beats[b.Session] = member.Beat{Counter: b.Counter, Leaving: c.Leaves(b.Session), Refused: b.Refused}
+	}
+	suspects := h.watch.Observe(time.Now(), c.Live(), beats)
+	if len(suspects) == 0 {
+		return nil
+	}
+	m.o.Logger.Warn("sessions are suspected", "sessions", suspects)
+	select {
+	case m.suspects <- suspects:
+	default: // own is busy; they will be suspected again
+	}
+	return nil
+}

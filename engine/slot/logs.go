@@ -1,0 +1,129 @@
+package slot
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/recovery"
+)
+
+// Reconcile opens the logs of partitions that the catalogue's snapshot has
+// and this session does not, closes those of deleted topics, and hands changed configs on.
+func (m *Manager) Reconcile(context.Context) error {
+	m.reconciling.Lock()
+	defer m.reconciling.Unlock()
+	change := m.o.Catalog.Applied()
+	want := make(map[kafka.TopicPartition]bool)
+	for _, t := range m.o.Catalog.Topics().All() {
+		cfg := config.EffectiveTopic(m.o.Config(), t.Configs)
+		m.mu.Lock()
+		for p := range t.Partitions {
+			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
+			want[tp] = true
+			m.openLog(tp, t.Name, cfg, nil, 0)
+		}
+		m.mu.Unlock()
+	}
+	for _, l := range m.set.All() {
+		if tp := l.TP(); !want[tp] {
+			m.closeLog(l, kafka.UnknownTopicOrPartition)
+		}
+	}
+	m.applied.Store(change)
+	return nil
+}
+
+// hold makes slots this session's, and opens the logs of all their partitions
+// before anybody can see that they are held: so a checkpoint of a slot has all of it.
+func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*recovery.Tail, starts map[kafka.TopicPartition]kafka.Offset) {
+	m.reconciling.Lock()
+	defer m.reconciling.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	opened := make(map[kafka.Slot]bool, len(slots))
+	for _, s := range slots {
+		m.slots[s.Slot], opened[s.Slot] = s, true
+		if len(s.Spans) > 1 {
+			m.keeper.recovered.Store(true)
+		}
+	}
+	for _, t := range m.o.Catalog.Topics().All() {
+		var cfg *config.Topic
+		for p := range t.Partitions {
+			if !opened[kafka.PartitionSlot(t.Name, p, m.o.View.Slots)] {
+				continue
+			}
+			if cfg == nil {
+				effective := config.EffectiveTopic(m.o.Config(), t.Configs)
+				cfg = &effective
+			}
+			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
+			m.openLog(tp, t.Name, *cfg, tails[tp], starts[tp])
+		}
+	}
+}
+
+// openLog opens a partition's log where its slot is held, with the tail that
+// was recovered, if any; one that is open gets its topic's settings of now. mu is held.
+func (m *Manager) openLog(tp kafka.TopicPartition, topic string, cfg config.Topic, t *recovery.Tail, start kafka.Offset) {
+	if p := m.topics[tp]; p != nil {
+		p.Store(&cfg)
+		return
+	}
+	slot := kafka.PartitionSlot(topic, tp.Partition, m.o.View.Slots)
+	owned, ok := m.slots[slot]
+	if !ok {
+		return
+	}
+	if t == nil {
+		t = &recovery.Tail{State: bundle.State{Slot: slot, TP: tp}}
+	}
+	current := new(atomic.Pointer[config.Topic])
+	current.Store(&cfg)
+	m.topics[tp] = current
+	m.set.Add(m.newLog(partition.Options{
+		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
+		Config: func() config.Topic { return *current.Load() },
+		State:  t.State, Hot: t.Hot, LogStart: start,
+	}))
+}
+
+// newLog returns a log with what all logs of the session share.
+func (m *Manager) newLog(o partition.Options) *partition.Log {
+	o.Confirm = m.confirm
+	o.WAL, o.Cache, o.Cold, o.Metrics = m.wal, m.o.Cache, m.o.Cold, m.o.LogMetrics
+	o.ProducerExpiration = m.o.Config().ProducerIDExpiration
+	return partition.New(o)
+}
+
+// closeLog ends a log; what waits for it fails with code.
+func (m *Manager) closeLog(l *partition.Log, code kafka.ErrorCode) {
+	m.set.Remove(l.TP())
+	l.Close(code)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.topics, l.TP())
+}
+
+// follow reconciles at each change of the topics.
+func (m *Manager) follow(ctx context.Context, stop <-chan struct{}) error {
+	for {
+		changed := m.o.Catalog.Changed()
+		if err := m.Reconcile(ctx); err != nil {
+			return err
+		}
+		m.look()
+		select {
+		case <-changed:
+		case <-stop:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -168,7 +168,7 @@ func (w *world) readChurned(ctx context.Context, n, count int) (bad string) {
 	next := 0
 	for next < count && limit.Err() == nil && bad == "" {
 		cl.PollFetches(limit).EachRecord(func(r *kgo.Record) {
-			if want := fmt.Sprintf("topic %d record %d", n, next); next < count && (r.Offset != int64(next) || string(r.Value) != want) {
+			if want := fmt.Sprintf("topic %d record %d", n, next); next < count && bad == "" && (r.Offset != int64(next) || string(r.Value) != want) {
 				bad = fmt.Sprintf("%q at offset %d, want %q at %d", r.Value, r.Offset, want, next)
 			}
 			next++

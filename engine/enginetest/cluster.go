@@ -130,6 +130,19 @@ func (p *process) kill() {
 func (p *process) pause()  { p.paused.close() }
 func (p *process) resume() { p.paused.open() }
 
+// awake waits until the process is not paused; false: it is dead.
+func (p *process) awake() bool {
+	if !p.paused.pass(p.dead) {
+		return false
+	}
+	select {
+	case <-p.dead:
+		return false
+	default:
+		return true
+	}
+}
+
 // hold remembers a connection of the process.
 func (p *process) hold(l *link) {
 	p.mu.Lock()

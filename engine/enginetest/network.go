@@ -2,14 +2,15 @@ package enginetest
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // errRefused is what a dial gets where nobody listens.
-var errRefused = errors.New("connection refused")
+var errRefused = fmt.Errorf("enginetest: %w", syscall.ECONNREFUSED)
 
 // synTimeout is how long a dial into a partition tries.
 const synTimeout = 5 * time.Second
@@ -100,6 +101,10 @@ func (n *network) dialer(host string, from *process) func(ctx context.Context, n
 		ctx, cancel := context.WithTimeout(ctx, synTimeout)
 		defer cancel()
 		wait(ctx, 200*time.Microsecond+n.dice.upTo("dial", 3*time.Millisecond))
+		if from != nil && !from.awake() {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
 		p := n.listener(addr)
 		if p == nil {
 			return nil, errRefused

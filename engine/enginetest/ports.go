@@ -179,12 +179,8 @@ func (p *ports) alive(ctx context.Context) error {
 	if !p.process.stores.pass(ctx.Done()) {
 		return ctx.Err()
 	}
-	if p.process.paused.pass(p.process.dead) {
-		select {
-		case <-p.process.dead:
-		default:
-			return nil
-		}
+	if p.process.awake() {
+		return nil
 	}
 	wait(ctx, time.Hour)
 	return errCut

@@ -29,7 +29,7 @@ func newTrimmed() trimmed { return trimmed{times: make(map[int64]time.Time)} }
 func (w *world) trim(ctx, trouble context.Context) {
 	h := &w.trimmed
 	for n := 0; trouble.Err() == nil && ctx.Err() == nil; {
-		cl := w.producer(kgo.RecordDeliveryTimeout(30 * time.Second))
+		cl := w.producer(ctx, kgo.RecordDeliveryTimeout(30 * time.Second))
 		cancel := context.AfterFunc(ctx, cl.Close)
 		for range 20 {
 			at := time.Now()
@@ -102,17 +102,13 @@ func (w *world) checkTrimmed(ctx context.Context) {
 }
 
 func (w *world) startOf(ctx context.Context, cl *kgo.Client) int64 {
-	listed, err := kadm.NewClient(cl).ListStartOffsets(ctx, trimmedTopic)
-	if err = errors.Join(err, listed.Error()); err != nil {
-		w.report("list the start of %s: %v", trimmedTopic, err)
-	}
-	return offsetsOf(listed)[0]
+	return w.list(ctx, func() (kadm.ListedOffsets, error) { return kadm.NewClient(cl).ListStartOffsets(ctx, trimmedTopic) })[0]
 }
 
 // churn makes, fills, reads and deletes a topic, again and again until trouble ends.
 func (w *world) churn(ctx, trouble context.Context) {
 	for n := 0; trouble.Err() == nil && ctx.Err() == nil; n++ {
-		cl := w.producer()
+		cl := w.producer(ctx)
 		var id kadm.TopicID
 		insist(ctx, func() (err error) {
 			if err = createTopic(ctx, cl, churnedTopic, 1, nil); err == nil {

@@ -51,13 +51,20 @@ func createTopic(ctx context.Context, cl *kgo.Client, name string, partitions in
 	return err
 }
 
-func (w *world) producer(opts ...kgo.Opt) *kgo.Client {
-	return w.client(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(5*time.Millisecond), kgo.ProduceRequestTimeout(5*time.Second))...)
+// producer returns a client that has its producer id: it would ask for one with
+// a mutex held, for which others wait, and that stops the bubble's time.
+func (w *world) producer(ctx context.Context, opts ...kgo.Opt) *kgo.Client {
+	cl := w.client(append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(5*time.Millisecond), kgo.ProduceRequestTimeout(5*time.Second))...)
+	insist(ctx, func() error {
+		_, _, err := cl.ProducerID(ctx)
+		return err
+	})
+	return cl
 }
 
 // produce writes until trouble is over, to random partitions.
 func (w *world) produce(ctx, trouble context.Context, id int) {
-	cl := w.producer()
+	cl := w.producer(ctx)
 	defer cl.Close()
 	defer context.AfterFunc(ctx, cl.Close)() // ends what still waits
 	stream := fmt.Sprintf("producer %d", id)
@@ -97,11 +104,23 @@ func (w *world) readAll(ctx context.Context) {
 
 // ends returns where the partitions of a topic end, when all is calm.
 func (w *world) ends(ctx context.Context, cl *kgo.Client, topic string) map[int32]int64 {
-	listed, err := kadm.NewClient(cl).ListEndOffsets(ctx, topic)
-	if err = errors.Join(err, listed.Error()); err != nil {
-		w.report("list the ends of %s: %v", topic, err)
+	return w.list(ctx, func() (kadm.ListedOffsets, error) { return kadm.NewClient(cl).ListEndOffsets(ctx, topic) })
+}
+
+// list lists offsets, again while partitions move.
+func (w *world) list(ctx context.Context, fn func() (kadm.ListedOffsets, error)) map[int32]int64 {
+	limit := time.Now().Add(time.Minute)
+	for {
+		listed, err := fn()
+		if err = errors.Join(err, listed.Error()); err == nil {
+			return offsetsOf(listed)
+		}
+		if time.Now().After(limit) {
+			w.report("list offsets: %v", err)
+			return nil
+		}
+		wait(ctx, 100*time.Millisecond)
 	}
-	return offsetsOf(listed)
 }
 
 func offsetsOf(listed kadm.ListedOffsets) map[int32]int64 {

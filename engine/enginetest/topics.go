@@ -29,7 +29,7 @@ func newTrimmed() trimmed { return trimmed{times: make(map[int64]time.Time)} }
 func (w *world) trim(ctx, trouble context.Context) {
 	h := &w.trimmed
 	for n := 0; trouble.Err() == nil && ctx.Err() == nil; {
-		cl := w.producer(ctx, kgo.RecordDeliveryTimeout(30 * time.Second))
+		cl := w.producer(ctx, kgo.RecordDeliveryTimeout(30*time.Second))
 		cancel := context.AfterFunc(ctx, cl.Close)
 		for range 20 {
 			at := time.Now()
@@ -119,7 +119,7 @@ func (w *world) churn(ctx, trouble context.Context) {
 		acked := w.fill(ctx, cl, n)
 		for try := 0; ; try++ {
 			bad := w.readChurned(ctx, n, acked)
-			if bad == "" {
+			if bad == "" || ctx.Err() != nil {
 				break
 			}
 			if try == 4 {

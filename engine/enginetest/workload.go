@@ -75,13 +75,26 @@ func (w *world) produce(ctx, trouble context.Context, id int) {
 		cl.Produce(ctx, &kgo.Record{Topic: keptTopic, Partition: s.partition, Value: []byte(valueOf(id, n))}, func(r *kgo.Record, err error) {
 			defer answers.Done()
 			s.acked, s.offset = err == nil, r.Offset
-			w.mu.Lock()
-			w.history = append(w.history, s)
-			w.mu.Unlock()
+			w.sent(s)
 		})
 		wait(trouble, w.dice.upTo(stream, 250*time.Millisecond))
 	}
 	answers.Wait()
+}
+
+// sent notes what became of a record. Two at one place are seen here already.
+func (w *world) sent(s sent) {
+	at := place{s.partition, s.offset}
+	w.mu.Lock()
+	w.history = append(w.history, s)
+	other, taken := w.acks[at]
+	if s.acked {
+		w.acks[at] = valueOf(s.producer, s.n)
+	}
+	w.mu.Unlock()
+	if s.acked && taken {
+		w.report("%q was acknowledged at %v, as was %q", valueOf(s.producer, s.n), at, other)
+	}
 }
 
 // readAll reads the whole topic, up to the ends that it has now.

@@ -40,6 +40,7 @@ type world struct {
 	cancel  func()
 	stopped bool   // before all could be read
 	history []sent // of keptTopic
+	acks    map[place]string
 	read    []seen
 	group   *positions
 	trimmed trimmed
@@ -50,7 +51,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 	t.Helper()
 	d := newDice(seed)
 	roll := []string{"800", "3000", "15000"}[d.below("config", 3)]
-	w := &world{t: t, dice: d, current: make(map[int32]*process), group: newPositions(), trimmed: newTrimmed()}
+	w := &world{t: t, dice: d, current: make(map[int32]*process), acks: make(map[place]string), group: newPositions(), trimmed: newTrimmed()}
 	w.cluster = newCluster(d, map[string]string{
 		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false",
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
@@ -71,6 +72,9 @@ func (w *world) report(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.bad = append(w.bad, fmt.Sprintf(format, args...))
+	if w.cluster.ledger.broken != "" {
+		w.cancel() // that was to be seen
+	}
 }
 
 func (w *world) client(opts ...kgo.Opt) *kgo.Client {
@@ -107,8 +111,8 @@ func (w *world) run() {
 	work := func(name string, fn func()) {
 		working.Go(func() {
 			fn()
-			if patience.Err() != nil {
-				w.report("%s still waits after five minutes of calm", name)
+			if patience.Err() != nil && w.cluster.ledger.broken == "" {
+				w.report("%s still waits, long after all is calm", name)
 			}
 		})
 	}
@@ -125,7 +129,7 @@ func (w *world) run() {
 	w.chaos(ctx)
 	over()
 	w.calm(ctx)
-	stuck := time.AfterFunc(5*time.Minute, giveUp)
+	stuck := time.AfterFunc(w.patience(), giveUp)
 	working.Wait()
 	stuck.Stop()
 	if ctx.Err() != nil { // what was found says enough
@@ -141,6 +145,15 @@ func (w *world) run() {
 	consuming.Wait()
 	w.checkTrimmed(ctx)
 	w.rereadCold(ctx)
+}
+
+// patience is how long clients may wait in calm. A world with a broken rule
+// may never come to rest.
+func (w *world) patience() time.Duration {
+	if w.cluster.ledger.broken != "" {
+		return 20 * time.Second
+	}
+	return 5 * time.Minute
 }
 
 // startAll starts all brokers at once.

@@ -56,9 +56,7 @@ type process struct {
 	conns  chan net.Conn
 	closed chan struct{} // closed when nobody listens any more
 	once   sync.Once
-
-	mu    sync.Mutex
-	links []*link
+	line   *line
 }
 
 // start begins a process of a broker id. From now on the id's address is its own.
@@ -76,6 +74,7 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 	p.number = len(c.lives)
 	c.lives = append(c.lives, p)
 	c.mu.Unlock()
+	p.line = &line{network: c.network, host: p.host, process: p, down: make(chan struct{})}
 	c.network.listen(p)
 	ports := &ports{process: p, faults: c.faults, ledger: c.ledger}
 	go func() {
@@ -114,13 +113,7 @@ func (p *process) kill() {
 	}
 	close(p.dead)
 	_ = p.Close()
-	p.mu.Lock()
-	links := p.links
-	p.links = nil
-	p.mu.Unlock()
-	for _, l := range links {
-		l.close()
-	}
+	p.line.cut()
 	p.cancel()
 	p.paused.open()
 }
@@ -140,18 +133,6 @@ func (p *process) awake() bool {
 		return false
 	default:
 		return true
-	}
-}
-
-// hold remembers a connection of the process.
-func (p *process) hold(l *link) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.dead:
-		l.close()
-	default:
-		p.links = append(p.links, l)
 	}
 }
 

@@ -94,45 +94,95 @@ func (n *network) listener(addr string) *process {
 	return n.listeners[addr]
 }
 
-// dialer returns the dial function of a host; from is nil for a client's. A
-// dial takes time: one that took none could be repeated for ever at one instant.
-func (n *network) dialer(host string, from *process) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	return func(ctx context.Context, _, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, synTimeout)
-		defer cancel()
-		wait(ctx, 200*time.Microsecond+n.dice.upTo("dial", 3*time.Millisecond))
-		if from != nil && !from.awake() {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		}
-		p := n.listener(addr)
-		if p == nil {
-			return nil, errRefused
-		}
-		cut := n.between(host, p.host)
-		if !cut.pass(ctx.Done()) {
-			return nil, ctx.Err()
-		}
-		near, far := net.Pipe()
-		back, server := net.Pipe()
-		l := &link{network: n, from: from, to: p, cut: cut, ends: []net.Conn{near, far, back, server}, down: make(chan struct{})}
-		select {
-		case p.conns <- server:
-		case <-p.closed:
-			l.close()
-			return nil, errRefused
-		case <-ctx.Done():
-			l.close()
-			return nil, ctx.Err()
-		}
-		p.hold(l)
-		if from != nil {
-			from.hold(l)
-		}
-		go l.carry(back, far)
-		go l.carry(far, back)
-		return near, nil
+// line is somebody's way into the network: a client's, or a process's.
+type line struct {
+	network *network
+	host    string
+	process *process      // nil: a client
+	down    chan struct{} // closed by cut
+
+	mu    sync.Mutex
+	links []*link
+}
+
+// cut ends all connections, and all attempts at one, for good and at once.
+func (l *line) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.down:
+		return
+	default:
+		close(l.down)
 	}
+	for _, k := range l.links {
+		k.close()
+	}
+}
+
+// hold remembers a connection, for cut.
+func (l *line) hold(k *link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.down:
+		k.close()
+	default:
+		l.links = append(l.links, k)
+	}
+}
+
+// dial connects to an address. It takes time: a dial that took none could be
+// repeated for ever at one instant.
+func (l *line) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, synTimeout)
+	defer cancel()
+	stop := make(chan struct{})
+	go func() {
+		defer close(stop)
+		select {
+		case <-ctx.Done():
+		case <-l.down:
+		}
+	}()
+	select {
+	case <-time.After(200*time.Microsecond + l.network.dice.upTo("dial", 3*time.Millisecond)):
+	case <-stop:
+	}
+	if l.process != nil && !l.process.awake() {
+		<-stop
+		return nil, errRefused
+	}
+	p := l.network.listener(addr)
+	if p == nil {
+		return nil, errRefused
+	}
+	cut := l.network.between(l.host, p.host)
+	if !cut.pass(stop) {
+		return nil, context.DeadlineExceeded
+	}
+	return l.connect(p, cut, stop)
+}
+
+// connect makes the connection, if p accepts it.
+func (l *line) connect(p *process, cut *gate, stop <-chan struct{}) (net.Conn, error) {
+	near, far := net.Pipe()
+	back, server := net.Pipe()
+	k := &link{network: l.network, from: l.process, to: p, cut: cut, ends: []net.Conn{near, far, back, server}, down: make(chan struct{})}
+	select {
+	case p.conns <- server:
+	case <-p.closed:
+		k.close()
+		return nil, errRefused
+	case <-stop:
+		k.close()
+		return nil, context.DeadlineExceeded
+	}
+	p.line.hold(k)
+	l.hold(k)
+	go k.carry(back, far)
+	go k.carry(far, back)
+	return near, nil
 }
 
 // link is a connection: two pipes, and what carries the bytes from one to the

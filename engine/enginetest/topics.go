@@ -54,7 +54,7 @@ func (w *world) trim(ctx, trouble context.Context) {
 	}
 }
 
-func (w *world) deleteRecords(ctx context.Context, cl *kgo.Client, to int64) {
+func (w *world) deleteRecords(ctx context.Context, cl *client, to int64) {
 	h := &w.trimmed
 	if to <= 0 {
 		return
@@ -64,7 +64,7 @@ func (w *world) deleteRecords(ctx context.Context, cl *kgo.Client, to int64) {
 	h.asked = max(h.asked, to)
 	var offsets kadm.Offsets
 	offsets.Add(kadm.Offset{Topic: trimmedTopic, Partition: 0, At: to})
-	r, err := kadm.NewClient(cl).DeleteRecords(ctx, offsets)
+	r, err := kadm.NewClient(cl.Client).DeleteRecords(ctx, offsets)
 	if err = errors.Join(err, r.Error()); err == nil {
 		h.done = max(h.done, to)
 	}
@@ -101,8 +101,10 @@ func (w *world) checkTrimmed(ctx context.Context) {
 	}
 }
 
-func (w *world) startOf(ctx context.Context, cl *kgo.Client) int64 {
-	return w.list(ctx, func() (kadm.ListedOffsets, error) { return kadm.NewClient(cl).ListStartOffsets(ctx, trimmedTopic) })[0]
+func (w *world) startOf(ctx context.Context, cl *client) int64 {
+	return w.list(ctx, func() (kadm.ListedOffsets, error) {
+		return kadm.NewClient(cl.Client).ListStartOffsets(ctx, trimmedTopic)
+	})[0]
 }
 
 // churn makes, fills, reads and deletes a topic, again and again until trouble ends.
@@ -136,7 +138,7 @@ func (w *world) churn(ctx, trouble context.Context) {
 // fill writes the records of a life of churnedTopic and returns how many were
 // acknowledged. A client that was told the former topic's id by a zombie never gets over
 // it: it is closed after some time.
-func (w *world) fill(ctx context.Context, cl *kgo.Client, n int) (acked int) {
+func (w *world) fill(ctx context.Context, cl *client, n int) (acked int) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -178,7 +180,7 @@ func (w *world) readChurned(ctx context.Context, n, count int) (bad string) {
 
 // deleteTopic makes sure that a topic is gone. It deletes it by its id: a
 // request that was long on the way must not meet the next topic of the name.
-func deleteTopic(ctx context.Context, cl *kgo.Client, id kadm.TopicID) error {
+func deleteTopic(ctx context.Context, cl *client, id kadm.TopicID) error {
 	req := kmsg.NewPtrDeleteTopicsRequest()
 	topic := kmsg.NewDeleteTopicsRequestTopic()
 	topic.TopicID = id
@@ -194,8 +196,8 @@ func deleteTopic(ctx context.Context, cl *kgo.Client, id kadm.TopicID) error {
 }
 
 // topicID returns the id of a topic that is there.
-func topicID(ctx context.Context, cl *kgo.Client, name string) (kadm.TopicID, error) {
-	listed, err := kadm.NewClient(cl).ListTopics(ctx, name)
+func topicID(ctx context.Context, cl *client, name string) (kadm.TopicID, error) {
+	listed, err := kadm.NewClient(cl.Client).ListTopics(ctx, name)
 	if err != nil {
 		return kadm.TopicID{}, err
 	}

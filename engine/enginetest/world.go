@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/varvelog/varve/internal/catalog"
@@ -41,6 +42,7 @@ type world struct {
 	stopped bool   // before all could be read
 	history []sent // of keptTopic
 	acks    map[place]string
+	kept    kadm.TopicID
 	read    []seen
 	group   *positions
 	trimmed trimmed
@@ -77,19 +79,33 @@ func (w *world) report(format string, args ...any) {
 	}
 }
 
-func (w *world) client(opts ...kgo.Opt) *kgo.Client {
+// client is a franz-go client whose network can be taken away.
+type client struct {
+	*kgo.Client
+	line *line
+}
+
+// Close takes the network away first: the client waits for answers with mutexes
+// held, for which others of it may wait, and that would stop the bubble's time.
+func (c *client) Close() {
+	c.line.cut()
+	c.Client.Close()
+}
+
+func (w *world) client(opts ...kgo.Opt) *client {
 	var seeds []string
-	for _, id := range w.ids {
-		seeds = append(seeds, hostOf(id)+":9092")
+	for _, host := range w.hosts() {
+		seeds = append(seeds, host+":9092")
 	}
+	l := &line{network: w.cluster.network, host: "clients", down: make(chan struct{})}
 	cl, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(seeds...), kgo.Dialer(w.cluster.network.dialer("clients", nil)), kgo.MetadataMinAge(50 * time.Millisecond), kgo.RequestTimeoutOverhead(3 * time.Second),
+		kgo.SeedBrokers(seeds...), kgo.Dialer(l.dial), kgo.MetadataMinAge(50 * time.Millisecond), kgo.RequestTimeoutOverhead(3 * time.Second),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond }), kgo.UnknownTopicRetries(-1),
 	}, opts...)...)
 	if err != nil {
 		panic(err) // the options above are wrong
 	}
-	return cl
+	return &client{cl, l}
 }
 
 // run plays the seed: clients work while brokers are stopped, killed, paused

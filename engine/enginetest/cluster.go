@@ -81,6 +81,7 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 		defer close(p.ended)
 		p.err = broker.Run(ctx, broker.Options{
 			Meta: metaPort{ports}, Store: storePort{ports}, Listener: p, Self: api.Broker{ID: id, Host: p.host, Port: 9092},
+			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return p.line.dial(ctx, "tcp", addr) },
 			Config: cfg, Logger: logger(p), Ready: func(string) { close(p.ready) },
 		})
 		_ = p.Close() // nobody can connect to what has ended

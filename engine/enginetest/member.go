@@ -157,17 +157,14 @@ func (m *member) resume(ctx context.Context) (map[int32]kgo.Offset, error) {
 	floors := maps.Clone(m.w.group.acked)
 	m.w.mu.Unlock()
 	fetched, err := kadm.NewClient(m.cl.Client).FetchOffsets(ctx, group)
-	if err != nil {
-		return nil, err
+	if err = errors.Join(err, fetched.Error()); err != nil {
+		return nil, err // from a broker that has slept since the topic was made, it may be
 	}
 	m.done, m.acked = make(map[int32]int64), make(map[int32]int64)
 	from := make(map[int32]kgo.Offset)
 	for _, p := range m.assigned {
 		at := int64(0) // nothing is committed
 		if o, ok := fetched.Lookup(keptTopic, p); ok {
-			if o.Err != nil {
-				return nil, o.Err
-			}
 			at = max(at, o.At)
 		}
 		m.w.mu.Lock()

@@ -20,10 +20,17 @@ const workers = 2 // bubbles at a time
 
 // TestSim runs VARVE_SIM_SEEDS seeds (200) of one broker, or the one that
 // VARVE_SIM_SEED names.
-func TestSim(t *testing.T) { simulate(t, 1, setting(t, "VARVE_SIM_SEEDS", 200)) }
+func TestSim(t *testing.T) {
+	simulate(t, func(uint64) int { return 1 }, setting(t, "VARVE_SIM_SEEDS", 200))
+}
+
+// TestCluster runs as many seeds of three to five brokers.
+func TestCluster(t *testing.T) {
+	simulate(t, func(seed uint64) int { return 3 + int(seed%3) }, setting(t, "VARVE_SIM_SEEDS", 200))
+}
 
 // simulate runs seeds of a cluster and prints what happened in them.
-func simulate(t *testing.T, brokers int, count uint64) {
+func simulate(t *testing.T, brokers func(seed uint64) int, count uint64) {
 	first := setting(t, "VARVE_SIM_FIRST", 1)
 	if one := setting(t, "VARVE_SIM_SEED", 0); one > 0 {
 		first, count = one, 1
@@ -37,7 +44,7 @@ func simulate(t *testing.T, brokers int, count uint64) {
 			t.Run(fmt.Sprint(n), func(t *testing.T) {
 				t.Parallel()
 				for seed := next.Add(1) - 1; seed < first+count && !t.Failed(); seed = next.Add(1) - 1 {
-					w := play(t, seed, brokers, "")
+					w := play(t, seed, brokers(seed), "")
 					for _, bad := range w.verdict() {
 						t.Errorf("seed %d: %s", seed, bad)
 					}

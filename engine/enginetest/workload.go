@@ -155,7 +155,7 @@ func (w *world) awaitGroup(ctx context.Context) {
 	var committed map[int32]int64
 	for limit := time.Now().Add(3 * time.Minute); time.Now().Before(limit) && !equal(committed, ends); wait(ctx, time.Second) {
 		fetched, err := kadm.NewClient(cl.Client).FetchOffsets(ctx, group)
-		if err != nil {
+		if err = errors.Join(err, fetched.Error()); err != nil {
 			continue // the coordinator moves
 		}
 		committed = make(map[int32]int64)

@@ -11,7 +11,8 @@ import (
 )
 
 // DeleteTopics (20), versions 1 to 6; v4 flexible, v5 messages, v6 by name or id.
-// The records are unreachable when it answers; their objects go later.
+// The records are unreachable when it answers, and on which topics there are it
+// asks the catalogue: a topic that is missing is so everywhere. Their objects go later.
 func (s *Server) deleteTopics(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DeleteTopicsRequest)
 	resp := req.ResponseKind().(*kmsg.DeleteTopicsResponse)
@@ -31,7 +32,9 @@ func (s *Server) deleteTopics(ctx context.Context, r *request) kmsg.Response {
 	}
 	if err := s.everywhere(ctx, true); err != nil {
 		for i := range resp.Topics {
-			unlessFailed(&resp.Topics[i].ErrorCode, &resp.Topics[i].ErrorMessage, err)
+			if row := &resp.Topics[i]; row.ErrorCode == 0 || isMissing(row.ErrorCode) { // by an earlier attempt, it may be
+				row.ErrorCode, row.ErrorMessage = told(err)
+			}
 		}
 	}
 	return resp
@@ -44,20 +47,18 @@ func (s *Server) deleteOne(ctx context.Context, row *kmsg.DeleteTopicsResponseTo
 	if row.Topic == nil && row.TopicID == (kafka.TopicID{}) {
 		return refuse(kafka.InvalidRequest, "Neither topic name nor id were specified.")
 	}
-	t := s.topicOf(row)
-	if t == nil { // here, or not yet: whoever is told that it is gone relies on it
-		if err := s.o.Catalog.Refresh(ctx); err != nil {
-			return err
-		}
-		t = s.topicOf(row)
+	if err := s.o.Catalog.Refresh(ctx); err != nil { // whoever is told that a topic is gone relies on it
+		return err
 	}
+	t := s.topicOf(row)
+	byID := row.Topic == nil
 	if t == nil {
-		return missingTopic(row.Topic == nil)
+		return missingTopic(byID)
 	}
 	row.Topic, row.TopicID = &t.Name, t.ID
-	if err := s.o.Catalog.DeleteTopic(ctx, t.Name); err != nil {
+	if err := s.o.Catalog.DeleteTopic(ctx, t.Name, t.ID); err != nil {
 		if errors.Is(err, catalog.ErrNotFound) {
-			return missingTopic(false)
+			return missingTopic(byID)
 		}
 		return err
 	}
@@ -72,6 +73,11 @@ func (s *Server) topicOf(row *kmsg.DeleteTopicsResponseTopic) (t *catalog.Topic)
 		t, _ = s.o.Catalog.Topics().ByID(row.TopicID)
 	}
 	return t
+}
+
+// isMissing tells missingTopic's answers.
+func isMissing(code int16) bool {
+	return code == int16(kafka.UnknownTopicID) || code == int16(kafka.UnknownTopicOrPartition)
 }
 
 func missingTopic(byID bool) error {

@@ -32,10 +32,11 @@ type ledger struct {
 	count    map[string]int // of what happened, to see that a workload covers it
 	slots    map[int64]ownership
 	sessions map[catalog.SessionID]life
-	logs     map[string]map[int64]entry // topic id/partition → segments by base offset
-	starts   map[string]int64           // topic id/partition → log start
-	deleted  map[string]bool            // ids of deleted topics
-	refs     map[string]int             // object key → entries and checkpoints that name it
+	logs     map[string]map[int64]entry  // topic id/partition → segments by base offset
+	starts   map[string]int64            // topic id/partition → log start
+	deleted  map[string]bool             // ids of deleted topics
+	refs     map[string]int              // object key → entries and checkpoints that name it
+	landed   map[catalog.SessionID]int64 // the end of each session's WAL so far
 }
 
 // ownership is a slot's item.
@@ -43,6 +44,7 @@ type ownership struct {
 	epoch       int64
 	owner       catalog.SessionID
 	spans       []catalog.Span
+	needs       []int64 // of each span: from where on
 	checkpoints []catalog.CheckpointRef
 	writer      *process
 }
@@ -64,6 +66,7 @@ func newLedger() *ledger {
 	return &ledger{
 		objects: memstore.New(), items: memmeta.New(), count: make(map[string]int), slots: make(map[int64]ownership), sessions: make(map[catalog.SessionID]life),
 		logs: make(map[string]map[int64]entry), starts: make(map[string]int64), deleted: make(map[string]bool), refs: make(map[string]int),
+		landed: make(map[catalog.SessionID]int64),
 	}
 }
 
@@ -81,6 +84,9 @@ func (l *ledger) put(key string, body []byte) error {
 	err := l.objects.Put(context.Background(), key, objstore.Buffers{body})
 	if errors.Is(err, objstore.ErrExists) {
 		l.count["puts refused"]++
+	}
+	if id, seq, ok := walKey(key); ok && err == nil {
+		l.landed[id] = max(l.landed[id], seq+1)
 	}
 	return err
 }
@@ -100,8 +106,13 @@ func (l *ledger) remove(keys []string) error {
 		if b, _ := l.objects.Object(key); strings.HasPrefix(key, "wal/") && len(b) == bundle.SealSize {
 			l.report("the seal %s is deleted", key)
 		}
-		if id, seq, ok := walKey(key); ok && seq >= l.leastNamed(id) {
-			l.report("%s is deleted, a slot needs the WAL from %d on", key, l.leastNamed(id))
+		if id, seq, ok := walKey(key); ok {
+			if s, known := l.sessions[id]; known && seq > s.trim {
+				l.report("%s is deleted, the session says up to %d", key, s.trim)
+			}
+			if seq >= l.leastNamed(id) {
+				l.report("%s is deleted, a slot needs the WAL from %d on", key, l.leastNamed(id))
+			}
 		}
 		l.count["objects deleted"]++
 	}
@@ -118,9 +129,9 @@ func walKey(key string) (id catalog.SessionID, seq int64, ok bool) {
 func (l *ledger) leastNamed(id catalog.SessionID) int64 {
 	least := int64(1<<63 - 1)
 	for _, s := range l.slots {
-		for _, sp := range s.spans {
-			if sp.Session == id && (sp.To < 0 || sp.From < sp.To) {
-				least = min(least, sp.From)
+		for i, sp := range s.spans {
+			if sp.Session == id && (sp.To < 0 || s.needs[i] < sp.To) {
+				least = min(least, s.needs[i])
 			}
 		}
 	}
@@ -182,6 +193,13 @@ func (l *ledger) slot(p *process, op meta.Op) {
 	default:
 		l.count["checkpoints"]++
 	}
+	for _, sp := range next.spans {
+		from := l.need(sp, old, next)
+		if s := l.sessions[sp.Session]; from <= s.trim && (sp.To < 0 || from < sp.To) {
+			l.report("slot %d: needs session %v from %d on, which is trimmed to %d", n, sp.Session, from, s.trim)
+		}
+		next.needs = append(next.needs, from)
+	}
 	for _, c := range next.checkpoints {
 		l.refs[c.Key]++
 	}
@@ -189,6 +207,20 @@ func (l *ledger) slot(p *process, op meta.Op) {
 		l.refs[c.Key]--
 	}
 	l.slots[n] = next
+}
+
+// need returns from where on a slot needs a span. The span of a new owner may
+// begin where its WAL was some time ago: of what has landed by now nothing is the slot's.
+func (l *ledger) need(sp catalog.Span, old, next ownership) int64 {
+	for i, known := range old.spans {
+		if known.Session == sp.Session && known.From == sp.From {
+			return old.needs[i]
+		}
+	}
+	if sp.To < 0 && sp.Session == next.owner && next.epoch > old.epoch {
+		return max(sp.From, l.landed[sp.Session])
+	}
+	return sp.From
 }
 
 func (l *ledger) decode(op meta.Op, name string, into any) {

@@ -174,7 +174,7 @@ func TestLogStart(t *testing.T) {
 		ok(t, c.SetLogStart(t.Context(), 3, tp, off))
 	}
 	same(t, map[kafka.TopicPartition]kafka.Offset{tp: 9}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), 3)))
-	ok(t, catalog.New(store).DeleteTopic(t.Context(), "t"))
+	ok(t, catalog.New(store).DeleteTopic(t.Context(), "t", kafka.TopicID{}))
 	wantErr(t, c.SetLogStart(t.Context(), 3, tp, 10), catalog.ErrNotFound)
 	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
 	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
@@ -222,7 +222,7 @@ func TestSegments(t *testing.T) {
 	_, taken := takeOver(t, c, mine, slot)
 	next := catalog.Segment{TP: tp, Base: 50, End: 60, Key: "k"}
 	wantErr(t, c.AddSegment(t.Context(), slot, topic, next), catalog.ErrFenced)
-	ok(t, c.DeleteTopic(t.Context(), "t"))
+	ok(t, c.DeleteTopic(t.Context(), "t", kafka.TopicID{}))
 	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound)
 	must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
 	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound) // another life of the name
@@ -263,8 +263,8 @@ func TestTopics(t *testing.T) {
 	same(t, catalog.Topic{Name: "a.b", ID: topic.ID, Partitions: 5, ReplicationFactor: 2, Configs: map[string]string{"retention.ms": "5", "x": "5"}}, *seen)
 	same(t, map[string]string{"y": "1"}, c.Topics().BrokerConfigs(""))
 
-	ok(t, other.DeleteTopic(t.Context(), "a.b"))
-	wantErr(t, other.DeleteTopic(t.Context(), "a.b"), catalog.ErrNotFound)
+	ok(t, other.DeleteTopic(t.Context(), "a.b", kafka.TopicID{}))
+	wantErr(t, other.DeleteTopic(t.Context(), "a.b", kafka.TopicID{}), catalog.ErrNotFound)
 	must[catalog.Topic](t)(other.CreateTopic(t.Context(), catalog.Topic{Name: "a_b", Partitions: 1}))
 	ok(t, c.Refresh(t.Context()))
 	if _, found := c.Topics().ByID(topic.ID); found || c.Topics().Len() != 1 || c.Topics().All()[0].Name != "a_b" {
@@ -344,7 +344,7 @@ func TestRunFollowsAndPrunes(t *testing.T) {
 		if items, _, err := store.Query(t.Context(), "changes", meta.Range{}); err != nil || len(items) != 1 {
 			t.Errorf("%d changes are left, %v", len(items), err)
 		}
-		ok(t, c.DeleteTopic(t.Context(), "t7"))
+		ok(t, c.DeleteTopic(t.Context(), "t7", kafka.TopicID{}))
 		time.Sleep(2 * time.Hour)
 		ok(t, late.Refresh(t.Context())) // has missed the feed and reads all anew
 		for _, each := range []*catalog.Catalog{follower, late} {

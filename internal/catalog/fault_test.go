@@ -161,7 +161,7 @@ var steps = map[string]struct {
 			if err := w.c.AlterBrokerConfigs(ctx, "1", appendX); err != nil {
 				return err
 			}
-			if err := w.c.DeleteTopic(ctx, "t"); err != nil {
+			if err := w.c.DeleteTopic(ctx, "t", kafka.TopicID{}); err != nil {
 				return err
 			}
 			_, err = w.c.CreateTopic(ctx, catalog.Topic{Name: "t", Partitions: 9})
@@ -218,7 +218,7 @@ var steps = map[string]struct {
 	},
 	"forget": {
 		func(ctx context.Context, w *world) error {
-			if err := w.c.DeleteTopic(ctx, "t"); err != nil {
+			if err := w.c.DeleteTopic(ctx, "t", kafka.TopicID{}); err != nil {
 				return err
 			}
 			gone, err := w.c.DeletedTopics(ctx)

@@ -167,12 +167,16 @@ func (c *Catalog) CreateTopic(ctx context.Context, t Topic) (Topic, error) {
 }
 
 // DeleteTopic deletes a topic and leaves a tombstone, from which its segments
-// are found and removed. ErrNotFound.
-func (c *Catalog) DeleteTopic(ctx context.Context, name string) error {
+// are found and removed. id, unless zero, is what the topic of that name must
+// have. ErrNotFound.
+func (c *Catalog) DeleteTopic(ctx context.Context, name string, id kafka.TopicID) error {
 	_, err := c.change(ctx, &entry{kind: "topic", name: name}, func(*Topics) ([]meta.Op, error) {
 		t, err := c.topic(ctx, name)
 		if err != nil {
 			return nil, err
+		}
+		if id != (kafka.TopicID{}) && t.ID != id {
+			return nil, ErrNotFound
 		}
 		tomb := meta.Key{PK: "tombstones", SK: t.ID.Hex()}
 		return []meta.Op{

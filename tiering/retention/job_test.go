@@ -379,7 +379,7 @@ func TestEntriesChange(t *testing.T) {
 		r.wantEntries("10-20 empty")
 		r.check()
 		r.seal()
-		r.must(r.cat.DeleteTopic(ctx, "t"))
+		r.must(r.cat.DeleteTopic(ctx, "t", kafka.TopicID{}))
 		r.turns(1)
 		r.wantEntries()
 	})

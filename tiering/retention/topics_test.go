@@ -23,7 +23,7 @@ func (r *rig) deleted() {
 	r.must(r.cat.SetLogStart(ctx, r.slot.Slot, r.tp, 5))
 	r.must(r.store.Put(ctx, "seg/"+r.tp.Topic.Hex()+"/0000000000/uncommitted", objstore.Buffers{[]byte("b")}))
 	r.must(r.store.Put(ctx, "seg/"+kafka.TopicID{2}.Hex()+"/0000000000/other", objstore.Buffers{[]byte("b")}))
-	r.must(r.cat.DeleteTopic(ctx, "t"))
+	r.must(r.cat.DeleteTopic(ctx, "t", kafka.TopicID{}))
 }
 
 // cleaned tells whether nothing of the topic is left.

@@ -3,7 +3,10 @@ package slot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/varvelog/varve/internal/catalog"
 )
 
 // awaitPoll is how often Await looks at the others' heartbeats.
@@ -26,22 +29,19 @@ func (m *Manager) Await(ctx context.Context) error {
 	}
 }
 
-// behind tells whether a live session does not act on a change yet.
+// behind tells whether another live session does not act on a change yet. This
+// one may have been ended meanwhile, so that a single other is enough to be asked.
 func (m *Manager) behind(ctx context.Context, change int64) (bool, error) {
-	live := m.o.View.Now().Live()
-	if len(live) < 2 {
+	others := slices.DeleteFunc(slices.Clone(m.o.View.Now().Live()), func(id catalog.SessionID) bool { return id == m.session.ID })
+	if len(others) == 0 {
 		return false, nil
 	}
 	beats, err := m.o.Catalog.Heartbeats(ctx)
 	if err != nil {
 		return true, err
 	}
-	for _, id := range live {
-		acts := id == m.session.ID
-		for _, b := range beats {
-			acts = acts || b.Session == id && b.Applied >= change
-		}
-		if !acts {
+	for _, id := range others {
+		if !slices.ContainsFunc(beats, func(b catalog.Heartbeat) bool { return b.Session == id && b.Applied >= change }) {
 			return true, nil
 		}
 	}

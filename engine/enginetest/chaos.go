@@ -171,7 +171,8 @@ func (w *world) restart(ctx context.Context, id int32) *process {
 	}
 }
 
-// calm ends all faults, waits until the processes that were replaced have ended, and lets every broker serve.
+// calm ends all faults, waits until the processes that were replaced have ended, and lets every broker serve:
+// of two processes with one id it may have been the newer one that gave up.
 func (w *world) calm(ctx context.Context) {
 	w.cluster.faults.settle()
 	for _, p := range w.cluster.everybody() {
@@ -179,8 +180,9 @@ func (w *world) calm(ctx context.Context) {
 			<-p.ended
 		}
 	}
+	wait(ctx, 10*time.Second) // who has heard of another process of its id knows by then whether it is gone
 	for _, id := range w.ids {
-		if !w.life(id).up() && ctx.Err() == nil {
+		if p := w.life(id); (!p.up() || p.over()) && ctx.Err() == nil {
 			w.restart(ctx, id)
 		}
 	}

@@ -166,6 +166,16 @@ func (p *process) up() bool {
 	}
 }
 
+// over tells whether the process has ended.
+func (p *process) over() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // everybody returns all processes that were ever started.
 func (c *cluster) everybody() []*process {
 	c.mu.Lock()

@@ -21,7 +21,7 @@ test: ## install what the tests need, and run everything
 	@$(STAGE) set-up-suites .ci/setup-suites
 	@$(STAGE) set-up-clients .ci/setup-clients
 	@$(STAGE) set-up-aws .ci/setup-aws
-	@$(MAKE) --no-print-directory lint unit models sim end-to-end tools clients suites aws infra
+	@$(MAKE) --no-print-directory lint unit models sim end-to-end cluster tools clients suites aws infra
 
 lint: ## formatting and vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
@@ -33,13 +33,16 @@ unit: ## unit tests and the fuzz corpora
 models: ## the exhaustive checks of the fencing protocol
 	@$(STAGE) models .ci/models
 
-sim: ## the simulated broker under faults
+sim: ## simulated brokers under faults: one, and three to five
 	@$(STAGE) simulation go test -count=1 -v ./engine/enginetest
 
 end-to-end: build ## the real binary: the probe against Apache Kafka's answers, kill -9 under load, a full disk, bad input, start times
 	@$(STAGE) probe go -C test test -count=1 ./probe
 	@$(STAGE) kill-9 go -C test test -count=1 ./survive
 	@$(STAGE) faults go -C test test -count=1 ./faults
+
+cluster: build ## three brokers on one directory: kill -9, SIGSTOP, a rolling restart, all under load
+	@$(STAGE) cluster go -C test test -count=1 -v ./cluster
 
 tools: build ## Kafka's own command-line tools, and kcat
 	@$(STAGE) tools go -C test test -count=1 ./tools
@@ -63,9 +66,10 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 	@$(STAGE) unit go test -count=1 ./...
 	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
+	@CLUSTER_ROUNDS=20 $(STAGE) cluster go -C test test -count=1 -v -timeout 1h ./cluster
 	@$(MAKE) --no-print-directory bench
 
 bench: build ## measure against Apache Kafka, side by side
 	@bench/run.py
 
-.PHONY: help build run demo test lint unit models sim end-to-end tools clients suites aws infra soak bench
+.PHONY: help build run demo test lint unit models sim end-to-end cluster tools clients suites aws infra soak bench

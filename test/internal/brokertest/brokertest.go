@@ -177,6 +177,14 @@ func (b *Broker) Kill() {
 	<-b.dead
 }
 
+// Signal sends the process a signal.
+func (b *Broker) Signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	if err := b.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Stop asks the process to drain and end, as Ctrl-C does, and returns its exit code.
 func (b *Broker) Stop(t testing.TB) int {
 	t.Helper()

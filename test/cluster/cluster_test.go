@@ -1,0 +1,177 @@
+// Package cluster runs three broker processes over one data directory, harms
+// them while an idempotent producer writes and a group reads, and checks that nothing
+// that was acknowledged is lost, twice there, reordered or changed, and for how long
+// a partition could not be written to.
+package cluster
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/varvelog/varve/test/internal/brokertest"
+	"github.com/varvelog/varve/test/internal/load"
+)
+
+const (
+	brokers        = 3
+	partitions     = 24
+	sessionTimeout = 6 * time.Second // broker.session.timeout.ms as by default
+	settled        = 2 * time.Second // for what a harm leaves to be done
+)
+
+// The longest that a partition may be without an acknowledgement.
+const (
+	afterKill  = time.Second
+	afterPause = sessionTimeout + time.Second
+	afterMove  = 300 * time.Millisecond
+)
+
+// slack is what the machine may add to a gap: CLUSTER_SLACK, in its own unit.
+func slack(t *testing.T) time.Duration {
+	t.Helper()
+	s := os.Getenv("CLUSTER_SLACK")
+	if s == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// harmed is when a harm was done and when it was over.
+type harmed struct {
+	what     string
+	from, to time.Time
+	limit    time.Duration
+}
+
+// world is a cluster under load.
+type world struct {
+	t       *testing.T
+	brokers []*brokertest.Broker
+	load    *load.Load
+	group   *group
+	harms   []harmed
+}
+
+// start starts the brokers, one after the other, and the load of so many seconds.
+func start(t *testing.T, seconds int) *world {
+	t.Helper()
+	w := &world{t: t}
+	data := t.TempDir()
+	for id := range brokers {
+		w.brokers = append(w.brokers, brokertest.StartWith(t, brokertest.Options{
+			Data: data, Args: []string{"--id", strconv.Itoa(id + 1)}, Settings: []string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304"},
+		}))
+	}
+	topic := strings.ToLower(t.Name())
+	w.load = load.Start(t, load.Build(t), w.addrs(), topic, "--seconds", strconv.Itoa(seconds), "--partitions", strconv.Itoa(partitions),
+		"--keys", "1000", "--rate", "1500", "--linger", "2ms", "--batch", "65536")
+	w.group = join(t, w.addrs(), topic)
+	load.Wait(t, settled)
+	return w
+}
+
+func (w *world) addrs() string {
+	var all []string
+	for _, b := range w.brokers {
+		all = append(all, b.Addr)
+	}
+	return strings.Join(all, ",")
+}
+
+// harm does something and lets the cluster settle.
+func (w *world) harm(what string, limit time.Duration, do func()) {
+	w.t.Helper()
+	from := time.Now()
+	do()
+	load.Wait(w.t, settled)
+	w.harms = append(w.harms, harmed{what, from, time.Now(), limit})
+}
+
+// finish waits for the load and checks everything.
+func (w *world) finish() {
+	w.t.Helper()
+	over := time.Now()
+	produced, read := w.load.Check(w.t)
+	if n, ok := produced["failed"].(float64); !ok || n != 0 {
+		w.t.Errorf("a retry did not hide everything: %v", produced)
+	}
+	w.t.Logf("%v acknowledged, %v read", read["acked"], read["read"])
+	w.group.check(int(read["read"].(float64)))
+	worst := make(map[string]time.Duration)
+	for _, h := range w.harms {
+		if h.to.After(over) {
+			w.t.Fatal("the load ended too early")
+		}
+		gap := w.load.Gap(w.t, h.from, h.to)
+		worst[h.what] = max(worst[h.what], gap)
+		if gap > h.limit+slack(w.t) {
+			w.t.Errorf("%s: a partition waited for %s, at most %s is allowed", h.what, gap.Round(time.Millisecond), h.limit)
+		}
+	}
+	for what, gap := range worst {
+		w.t.Logf("longest wait of a partition, %s: %s", what, gap.Round(time.Millisecond))
+	}
+}
+
+// rounds is how often a harm is done: CLUSTER_ROUNDS (3).
+func rounds(t *testing.T) int {
+	t.Helper()
+	s := os.Getenv("CLUSTER_ROUNDS")
+	if s == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestKill9 kills one broker after the other, and starts each again.
+func TestKill9(t *testing.T) {
+	n := rounds(t)
+	w := start(t, 4+12*n)
+	for round := range n {
+		b := w.brokers[round%brokers]
+		w.harm("kill -9", afterKill, b.Kill)
+		w.harm("start again", afterMove, func() { b.Restart(t) })
+	}
+	w.finish()
+}
+
+// TestStopped stops a broker for longer than the session timeout. When it goes
+// on, its slots are others', and all that it writes is refused.
+func TestStopped(t *testing.T) {
+	w := start(t, 40)
+	for id := range 2 {
+		b := w.brokers[id]
+		w.harm("SIGSTOP", afterPause, func() {
+			b.Signal(t, syscall.SIGSTOP)
+			load.Wait(t, sessionTimeout+3*time.Second)
+		})
+		w.harm("SIGCONT", afterMove, func() { b.Signal(t, syscall.SIGCONT) })
+	}
+	w.finish()
+}
+
+// TestRolling stops one broker after the other in order, and starts it again.
+func TestRolling(t *testing.T) {
+	w := start(t, 40)
+	for id, b := range w.brokers {
+		w.harm("SIGTERM", afterMove, func() {
+			if code := b.Stop(t); code != 0 {
+				t.Errorf("broker %d: exit code %d", id+1, code)
+			}
+		})
+		w.harm("start again", afterMove, func() { b.Restart(t) })
+	}
+	w.finish()
+}

@@ -1,0 +1,134 @@
+// Package load puts brokers under an idempotent producer with acks=all and holds
+// what it was answered against what can be read back: `loadgen survive`.
+package load
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/varvelog/varve/test/internal/brokertest"
+)
+
+// Load is a producer under way, or one that has ended.
+type Load struct {
+	exe, bootstrap, topic string
+	log                   string // of all answers
+	ended                 chan result
+}
+
+type result struct {
+	out []byte
+	err error
+}
+
+// Build builds the load generator and returns its path.
+func Build(t *testing.T) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "loadgen")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".")
+	cmd.Dir = filepath.Join(brokertest.Root(t), "bench", "loadgen")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build loadgen: %v\n%s", err, out)
+	}
+	return exe
+}
+
+// Start begins a load with further arguments of `loadgen survive`, and waits
+// until it has its topic: it does not try again to make one.
+func Start(t *testing.T, exe, bootstrap, topic string, args ...string) *Load {
+	t.Helper()
+	l := &Load{exe: exe, bootstrap: bootstrap, topic: topic, log: filepath.Join(t.TempDir(), "acked.log"), ended: make(chan result, 1)}
+	go func() { l.ended <- l.run(t.Context(), args...) }()
+	for end := time.Now().Add(time.Minute); ; Wait(t, 5*time.Millisecond) {
+		if _, err := os.Stat(l.log); err == nil {
+			return l
+		}
+		if time.Now().After(end) {
+			t.Fatal("no load in a minute")
+		}
+	}
+}
+
+func (l *Load) run(ctx context.Context, args ...string) result {
+	cmd := exec.CommandContext(ctx, l.exe, append([]string{"survive", "--bootstrap", l.bootstrap, "--topic", l.topic, "--log", l.log}, args...)...)
+	out, err := cmd.Output()
+	return result{out, err}
+}
+
+// Check waits for the end of the load and reads everything back: what was acknowledged
+// is there once, in order, unchanged. It returns the counts of the producer and of the reader.
+func (l *Load) Check(t *testing.T) (produced, read map[string]any) {
+	t.Helper()
+	produced = parse(t, "produce", <-l.ended)
+	read = parse(t, "verify", l.run(t.Context(), "--mode", "verify", "--settle", "1s"))
+	for _, k := range []string{"lost", "duplicated", "reordered", "corrupted", "moved", "offset_gaps", "acked_offsets_given_twice"} {
+		if n, ok := read[k].(float64); !ok || n != 0 {
+			t.Errorf("%s: %v: %v", l.topic, k, read)
+		}
+	}
+	if n, ok := read["acked"].(float64); !ok || n == 0 {
+		t.Errorf("%s: nothing was acknowledged: %v", l.topic, read)
+	}
+	return produced, read
+}
+
+func parse(t *testing.T, what string, r result) map[string]any {
+	t.Helper()
+	var v map[string]any
+	if err := json.Unmarshal(r.out, &v); err != nil || r.err != nil {
+		t.Fatalf("%s: %v %v\n%s", what, r.err, err, r.out)
+	}
+	return v
+}
+
+// Gap returns the longest time within [from, to] for which a partition
+// acknowledged nothing. The load has ended.
+func (l *Load) Gap(t *testing.T, from, to time.Time) time.Duration {
+	t.Helper()
+	f, err := os.Open(l.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	last := make(map[int]time.Time)
+	var worst time.Duration
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if !strings.HasPrefix(lines.Text(), "A ") {
+			continue
+		}
+		var partition int
+		var offset, seq, crc, nanos int64
+		if _, err := fmt.Sscanf(lines.Text(), "A %d %d %d %d %d", &partition, &offset, &seq, &crc, &nanos); err != nil {
+			t.Fatalf("%q: %v", lines.Text(), err)
+		}
+		at := time.Unix(0, nanos)
+		if before, ok := last[partition]; ok && at.After(from) && before.Before(to) {
+			worst = max(worst, at.Sub(before))
+		}
+		last[partition] = at
+	}
+	for _, at := range last {
+		if at.Before(to) {
+			worst = max(worst, to.Sub(at)) // nothing came any more
+		}
+	}
+	return worst
+}
+
+// Wait lets the load run for a while: when harm is done is a test's input.
+func Wait(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+		t.Fatal(t.Context().Err())
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/record"
 	"github.com/varvelog/varve/tiering/bundle"
@@ -38,6 +40,20 @@ func Time(t time.Time) Bound { return Bound{byTime, t.UnixMilli()} }
 
 // End is the end as it is when the replay is opened.
 func End() Bound { return Bound{kind: byEnd} }
+
+// Live is the same place for a franz-go consumer; the zero Bound is the beginning.
+func (b Bound) Live() kgo.Offset {
+	switch b.kind {
+	case byOffset:
+		return kgo.NewOffset().At(b.at)
+	case byTime:
+		return kgo.NewOffset().AfterMilli(b.at)
+	case byEnd:
+		return kgo.NewOffset().AtEnd()
+	default:
+		return kgo.NewOffset().AtStart()
+	}
+}
 
 // Position is from where a topic is read on. It can be kept as JSON.
 type Position struct {

@@ -15,6 +15,7 @@ import (
 	"github.com/varvelog/varve/internal/meta/sqlite"
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/cloud"
 	"github.com/varvelog/varve/tiering/cold"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore"
@@ -85,6 +86,23 @@ func OpenDir(ctx context.Context, dir string) (*Source, error) {
 	}
 	s.close = func() error { return errors.Join(objects.Close(), table.Close()) }
 	return s, nil
+}
+
+// Bucket is where a cluster on AWS is. Read-only access to both is enough.
+type Bucket struct {
+	Bucket string // S3 bucket of the objects
+	Prefix string // of all keys in it; "": none
+	Table  string // DynamoDB table of the metadata
+}
+
+// OpenBucket returns the log in a bucket and a table, with the credentials of
+// the usual AWS environment (variables, profiles, roles; AWS_ENDPOINT_URL).
+func OpenBucket(ctx context.Context, b Bucket) (*Source, error) {
+	table, objects, err := cloud.Open(ctx, cloud.Place(b), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket: %w", err)
+	}
+	return NewSource(table, objects)
 }
 
 // Close closes what OpenDir opened.

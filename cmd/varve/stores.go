@@ -4,24 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
 	"github.com/varvelog/varve/internal/meta"
-	"github.com/varvelog/varve/internal/meta/dynamo"
 	"github.com/varvelog/varve/internal/meta/sqlite"
 	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/cloud"
 	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/objstore/filestore"
-	"github.com/varvelog/varve/tiering/objstore/s3store"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -93,34 +89,15 @@ func (f *storeFlags) open(ctx context.Context, forBroker bool, reg prometheus.Re
 	return &stores{meta: store, objects: objects, closers: []func() error{store.Close, objects.Close}}, nil
 }
 
-const (
-	probeTimeout = 30 * time.Second
-	idleConns    = 128
-)
+const probeTimeout = 30 * time.Second
 
-// openCloud opens bucket and table as the usual AWS environment says:
-// variables, profiles, roles, AWS_ENDPOINT_URL for another S3 or DynamoDB.
-// VARVE_S3_ADDRESSING_STYLE is auto, path or virtual. Who is patient takes
-// them as they are, unless they are missing.
+// openCloud opens bucket and table. Who is patient takes them as they are,
+// unless they are missing.
 func (f *storeFlags) openCloud(ctx context.Context, patient bool, reg prometheus.Registerer) (*stores, error) {
 	if f.bucket == "" || f.table == "" {
 		return nil, errors.New("a cluster on AWS has both --bucket and --table")
 	}
-	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(
-		awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-			t.MaxIdleConns, t.MaxIdleConnsPerHost = idleConns, idleConns
-		})))
-	if err != nil {
-		return nil, fmt.Errorf("AWS configuration: %w", err)
-	}
-	if cfg.Region == "" {
-		return nil, errors.New("AWS configuration: no region (set AWS_REGION, or one in the profile)")
-	}
-	objects, err := s3store.New(cfg, s3store.Options{Bucket: f.bucket, Prefix: f.prefix, Addressing: os.Getenv("VARVE_S3_ADDRESSING_STYLE"), Registerer: reg})
-	if err != nil {
-		return nil, err
-	}
-	table, err := dynamo.New(cfg, dynamo.Options{Table: f.table, Registerer: reg})
+	table, objects, err := cloud.Open(ctx, cloud.Place{Bucket: f.bucket, Prefix: f.prefix, Table: f.table}, reg)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -179,6 +180,36 @@ func TestLogStart(t *testing.T) {
 	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
 	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
 	same(t, map[kafka.TopicPartition]kafka.Offset{}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), 3)))
+}
+
+// An entry that a job has merged into the one before stays merged, when its
+// owner says it again and when a lost attempt to add it lands late.
+func TestAddSegmentAfterMerge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memmeta.New()
+		c := catalog.New(store)
+		_, slot := owner(t, c, 1)
+		topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
+		tp := kafka.TopicPartition{Topic: topic.ID}
+		ok(t, c.AddSegment(t.Context(), slot, topic, catalog.Segment{TP: tp, Base: 0, End: 10, Key: "a"}))
+		second := catalog.Segment{TP: tp, Base: 10, End: 20, Key: "b"}
+
+		store.Hook = func(op string, _ []meta.Op) memmeta.Fault {
+			return memmeta.Fault{Fail: op == "commit", Later: time.Hour}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		wantErr(t, c.AddSegment(ctx, slot, topic, second), catalog.ErrUnknown)
+		store.Hook = nil
+		ok(t, c.AddSegment(t.Context(), slot, topic, second))
+
+		segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))
+		merged := []catalog.Segment{{TP: tp, Base: 0, End: 20, Key: "ab", Cleaned: 20}}
+		ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs, New: merged}))
+		wantErr(t, c.AddSegment(t.Context(), slot, topic, second), catalog.ErrExists)
+		time.Sleep(2 * time.Hour)
+		same(t, merged, must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0)))
+	})
 }
 
 func TestSegments(t *testing.T) {

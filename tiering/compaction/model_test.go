@@ -32,6 +32,7 @@ type modelRecord struct {
 type model struct {
 	batches []modelBatch
 	aborted map[int]bool // by transaction
+	anyTime bool         // when a horizon was stamped is not compared
 }
 
 // clean does what one pass of Kafka's cleaner does: the last record of each key
@@ -115,7 +116,7 @@ func (m *model) lines(from kafka.Offset) []string {
 			continue
 		}
 		text := fmt.Sprintf("%d-%d pid %d control %v", b.base, b.last, b.pid, b.control)
-		if b.horizon > 0 && len(b.records) > 0 {
+		if b.horizon > 0 && len(b.records) > 0 && !m.anyTime {
 			text += fmt.Sprintf(" horizon %d", b.horizon)
 		}
 		for _, r := range b.records {

@@ -61,12 +61,17 @@ func (p *pass) run(ctx context.Context, d Decision) (kafka.Offset, error) {
 	return p.rules.end, nil
 }
 
+// gatherBytes is how many bytes of batches one pass gathers keys of at most, so that
+// it commits something before a function's time is over.
+const gatherBytes = 8 << 30
+
 // gather notes the last offset of each key of the dirty range, up to its end or
 // until there is no room, and where that was.
 func (p *pass) gather(ctx context.Context, d Decision) error {
 	p.txns, p.endings = newTxns(), make(map[int]ending)
 	p.rules.end = d.To
 	var f record.Filter
+	var bytes int64
 	for i, seg := range p.segs {
 		if seg.End <= d.From || seg.Base >= p.rules.end || seg.Key == "" {
 			continue
@@ -77,6 +82,9 @@ func (p *pass) gather(ctx context.Context, d Decision) error {
 		err := p.src.batches(ctx, seg, d.From, func(b []byte) error { return p.note(b, d.From, &f) })
 		if err != nil {
 			return err
+		}
+		if bytes += seg.RawSize; bytes >= gatherBytes {
+			p.rules.end = min(p.rules.end, seg.End)
 		}
 	}
 	return nil

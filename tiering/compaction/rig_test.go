@@ -218,7 +218,7 @@ func (r *rig) check() {
 	reader, err := cold.New(cold.Options{Catalog: r.owner.Cat, Cache: cache, Store: r.owner.Store, RAMBytes: 1 << 20})
 	r.must(err)
 	for from := range newest.End {
-		var got model
+		got := model{anyTime: r.model.anyTime}
 		for at := from; at < newest.End; {
 			bufs, next, err := reader.Read(r.ctx, r.log.TP, at, math.MaxInt64, nil)
 			if errors.Is(err, objstore.ErrNotFound) {
@@ -233,7 +233,7 @@ func (r *rig) check() {
 			}
 			at = next
 		}
-		want := model{batches: r.model.batches}
+		want := model{batches: r.model.batches, anyTime: r.model.anyTime}
 		for i, b := range want.batches {
 			if b.base >= newest.End {
 				want.batches = want.batches[:i]

@@ -1,0 +1,301 @@
+package compaction
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/internal/meta"
+	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/tiering/objstore/memstore"
+)
+
+// newHistory is a log of several segments with what compaction has to know:
+// tombstones, an aborted transaction over a seam, producers that fell silent.
+func newHistory(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t.Context(), t, map[string]string{"log.cleaner.delete.retention.ms": "3600000000"})
+	r.model.anyTime = true
+	r.must(r.owner.Cat.AlterTopicConfigs(r.ctx, "c", func(m map[string]string) (map[string]string, error) {
+		m["segment.bytes"] = "400"
+		return m, nil
+	}))
+	at := time.Now().UnixMilli()
+	put := func(pid int64, keys ...string) {
+		var recs []kv
+		for i, k := range keys {
+			v := fmt.Appendf(nil, "%s-%d-%d", k, r.end(), i)
+			if strings.HasSuffix(k, "!") {
+				k, v = k[:len(k)-1], nil
+			}
+			recs = append(recs, kv{text(k), v})
+		}
+		r.produce(record.LZ4, pid, at, recs...)
+	}
+	put(-1, "a", "b", "c")
+	put(1, "a", "d")
+	put(100, "b", "x")
+	r.seal()
+	put(100, "c")
+	put(2, "e", "null")
+	r.marker(100, false)
+	r.seal()
+	put(-1, "a!", "f")
+	put(101, "d")
+	r.marker(101, true)
+	r.seal()
+	put(2, "e", "f")
+	r.seal()
+	put(-1, "hot")
+	r.owner.Flush()
+	return r
+}
+
+// cleaned checks that the log is as one pass over all of it leaves it.
+func (r *rig) cleaned() {
+	r.t.Helper()
+	r.model.clean(r.sealed.LastStable, r.sealed.NextOffset-1, &r.sealed, time.Now().UnixMilli(), 3_600_000_000)
+	r.check()
+}
+
+func TestTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newHistory(t)
+		before := r.entries()
+		stats, err := r.newJob("broker-1").Turn(t.Context())
+		r.must(err)
+		if stats.Cleaned != 1 || stats.Replaced != len(before) || stats.Records != 17 || stats.Left >= stats.Records || stats.Unfinished {
+			t.Errorf("%+v", stats)
+		}
+		r.cleaned()
+		named := make(map[string]bool)
+		for _, s := range r.entries() {
+			named[s.Key] = true
+		}
+		dead, err := r.owner.Cat.AllDeadObjects(t.Context())
+		r.must(err)
+		var noted []string
+		for _, d := range dead {
+			noted = append(noted, d.Keys...)
+			if wait := time.Until(d.Due); wait != time.Minute {
+				t.Errorf("%v are deleted in %v", d.Keys, wait)
+			}
+		}
+		for _, s := range before {
+			if !named[s.Key] && !slices.Contains(noted, s.Key) {
+				t.Errorf("%s is forgotten", s.Key)
+			}
+		}
+		stats, err = r.newJob("broker-1").Turn(t.Context())
+		r.must(err)
+		if stats.Cleaned != 0 || stats.Logs != 1 {
+			t.Errorf("again: %+v", stats)
+		}
+	})
+}
+
+// Only one at a time; and a topic that is not compacted stays as it is.
+func TestLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newHistory(t)
+		_, err := r.owner.Cat.AcquireLease(t.Context(), JobName, "function", time.Minute)
+		r.must(err)
+		if stats, err := r.newJob("broker-1").Turn(t.Context()); err != nil || stats.Logs > 0 {
+			t.Errorf("a second schedule worked too: %+v, %v", stats, err)
+		}
+		r.must(r.owner.Cat.AlterTopicConfigs(t.Context(), "c", func(m map[string]string) (map[string]string, error) {
+			m["cleanup.policy"] = "delete"
+			return m, nil
+		}))
+		if stats, err := r.newJob("function").Turn(t.Context()); err != nil || stats.Logs > 0 {
+			t.Errorf("%+v, %v", stats, err)
+		}
+	})
+}
+
+// outcome is what becomes of a call.
+type outcome int
+
+const (
+	fails outcome = iota
+	applied
+	later
+	killed // and the process with it
+)
+
+// at arms the n-th call of both stores, and all of a commit's repeats; did
+// tells whether it came to it. A killed process gets no further answer.
+func (r *rig) at(n int, what outcome, kill context.CancelFunc) (did *bool) {
+	did = new(bool)
+	calls, dead := 0, false
+	hit := func() bool {
+		calls++
+		if calls == n {
+			*did, dead = true, what == killed
+			kill()
+			return true
+		}
+		return dead
+	}
+	r.owner.Meta.Hook = func(string, []meta.Op) memmeta.Fault {
+		if !hit() {
+			return memmeta.Fault{}
+		}
+		switch what {
+		case applied:
+			return memmeta.Fault{Fail: true, Apply: true}
+		case later:
+			return memmeta.Fault{Fail: true, Later: 20 * time.Minute}
+		}
+		return memmeta.Fault{Fail: true}
+	}
+	r.owner.Store.SetFault(func(memstore.Op, string) memstore.Fault {
+		if !hit() {
+			return memstore.Fault{}
+		}
+		switch what {
+		case applied:
+			return memstore.Fault{Kind: memstore.FailApplied}
+		case later:
+			return memstore.Fault{Kind: memstore.LandLater, After: 20 * time.Minute}
+		}
+		return memstore.Fault{Kind: memstore.Fail}
+	})
+	return did
+}
+
+func (r *rig) disarm() {
+	r.owner.Meta.Hook = nil
+	r.owner.Store.SetFault(nil)
+}
+
+// A turn that fails, or is killed, at any call does no harm, and a later one
+// ends its work.
+func TestFaultAtEachCall(t *testing.T) {
+	for name, what := range map[string]outcome{"fails": fails, "applied": applied, "later": later, "killed": killed} {
+		t.Run(name, func(t *testing.T) {
+			calls := 0
+			for did := true; did; calls++ {
+				synctest.Test(t, func(t *testing.T) {
+					r := newHistory(t)
+					ctx, kill := context.WithCancel(t.Context())
+					defer kill()
+					if what != killed {
+						kill = func() {}
+					}
+					hit := r.at(calls+1, what, kill)
+					_, err := r.newJob("broker-1").Turn(ctx)
+					did = *hit
+					if err != nil && !did {
+						t.Fatal(err)
+					}
+					r.disarm()
+					time.Sleep(2 * leaseTime) // what was late has landed
+					_, err = r.newJob("function").Turn(t.Context())
+					r.must(err)
+					r.cleaned()
+				})
+			}
+			if calls < 30 {
+				t.Errorf("only %d calls", calls)
+			}
+		})
+	}
+}
+
+// Two that are at it at once, as when one was stopped for longer than its lease
+// at any call, and goes on then.
+func TestTwiceAtOnce(t *testing.T) {
+	calls := 0
+	for did := true; did; calls++ {
+		synctest.Test(t, func(t *testing.T) {
+			r := newHistory(t)
+			n, within := 0, false
+			did = false
+			pause := func() {
+				if n++; within || n != calls+1 {
+					return
+				}
+				did, within = true, true
+				time.Sleep(2 * leaseTime)
+				_, err := r.newJob("function").Turn(t.Context())
+				r.must(err)
+				within = false
+			}
+			r.owner.Meta.Hook = func(string, []meta.Op) memmeta.Fault { pause(); return memmeta.Fault{} }
+			r.owner.Store.SetFault(func(memstore.Op, string) memstore.Fault { pause(); return memstore.Fault{} })
+			if _, err := r.newJob("broker-1").Turn(t.Context()); err != nil && !did {
+				t.Fatal(err)
+			}
+			r.disarm()
+			r.cleaned()
+		})
+	}
+	if calls < 30 {
+		t.Errorf("only %d calls", calls)
+	}
+}
+
+// An owner that goes on sealing at any call of a turn loses nothing, and
+// neither does retention.
+func TestOwnerGoesOn(t *testing.T) {
+	calls := 0
+	for did := true; did; calls++ {
+		synctest.Test(t, func(t *testing.T) {
+			r := newHistory(t)
+			n := 0
+			did = false
+			r.owner.Meta.Hook = func(string, []meta.Op) memmeta.Fault {
+				if n++; n == calls+1 {
+					did = true
+					r.produce(record.None, 1, time.Now().UnixMilli(), kv{text("a"), text("new")}, kv{text("g"), text("new")})
+					r.seal()
+				}
+				return memmeta.Fault{}
+			}
+			_, err := r.newJob("broker-1").Turn(t.Context())
+			r.must(err)
+			r.disarm()
+			if did {
+				_, err = r.newJob("broker-1").Turn(t.Context())
+				r.must(err)
+			} else {
+				r.seal()
+				_, err = r.newJob("broker-1").Turn(t.Context())
+				r.must(err)
+			}
+			r.cleaned()
+		})
+	}
+	if calls < 10 {
+		t.Errorf("only %d calls", calls)
+	}
+}
+
+// The time of a function is over: what is left is found by the next turn.
+func TestBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newHistory(t)
+		r.owner.Store.SetFault(func(memstore.Op, string) memstore.Fault {
+			return memstore.Fault{Kind: memstore.Delay, After: 3 * time.Second}
+		})
+		turns := 0
+		for unfinished := true; unfinished && turns < 20; turns++ {
+			ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+			stats, err := r.newJob("function").Turn(ctx)
+			cancel()
+			r.must(err)
+			unfinished = stats.Unfinished
+		}
+		if turns < 2 || turns == 20 {
+			t.Errorf("%d turns", turns)
+		}
+		r.disarm()
+		r.cleaned()
+	})
+}

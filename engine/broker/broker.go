@@ -160,6 +160,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("groups", groups.Run)
 	run("log starts", b.followStarts)
 	run("retention", b.retain)
+	run("compaction", b.compact)
 	err = b.sessions(ctx, server, first)
 	cancel()
 	return errors.Join(err, background.Wait())

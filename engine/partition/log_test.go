@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -261,7 +262,9 @@ func TestRollDue(t *testing.T) {
 	cfg := config.Topic{Delete: true, RetentionMs: 1000, SegmentBytes: 100, SegmentMs: 10_000}
 	forever, compacted := cfg, cfg
 	forever.RetentionMs = -1
-	compacted.Delete = false
+	compacted.Delete, compacted.Compact, compacted.MaxCompactionLagMs = false, true, math.MaxInt64
+	soon := compacted
+	soon.MaxCompactionLagMs = 2000
 	now := time.UnixMilli(100_000)
 	fresh := now.UnixMilli() - 1000
 	tests := []struct {
@@ -281,6 +284,8 @@ func TestRollDue(t *testing.T) {
 		{"expired when it came", tail{1, 1, 999 * time.Millisecond, fresh - 1}, cfg, 0, false},
 		{"expired, kept for ever", tail{1, 1, time.Second, fresh - 1}, forever, 0, false},
 		{"expired, not deleted", tail{1, 1, time.Second, fresh - 1}, compacted, 0, false},
+		{"max.compaction.lag.ms", tail{1, 1, 2 * time.Second, fresh}, soon, 0, true},
+		{"before max.compaction.lag.ms", tail{1, 1, 1999 * time.Millisecond, fresh}, soon, 0, false},
 		{"no timestamps", tail{1, 1, time.Second, 0}, cfg, 0, false},
 	}
 	for _, tt := range tests {

@@ -34,12 +34,16 @@ func (l *Log) tail(now time.Time) (t tail, ok bool) {
 }
 
 func rollDue(t tail, cfg config.Topic, now time.Time, own int64, check time.Duration) bool {
+	segmentMs := cfg.SegmentMs
+	if cfg.Compact {
+		segmentMs = min(segmentMs, cfg.MaxCompactionLagMs) // only sealed records can be compacted (KIP-354)
+	}
 	switch {
 	case t.bytes >= cfg.SegmentBytes, t.slices >= rollSlices:
 		return true
 	case own > 0 && t.bytes >= own:
 		return true
-	case t.age.Milliseconds() >= cfg.SegmentMs:
+	case t.age.Milliseconds() >= segmentMs:
 		return true
 	}
 	return cfg.Delete && cfg.RetentionMs >= 0 && t.age >= check && t.maxTime > 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs

@@ -46,3 +46,14 @@ func (p *pacer) wait(ctx context.Context, _ int64) error {
 		return ctx.Err()
 	}
 }
+
+// Pace returns a function that makes background work yield to produce: called
+// by one goroutine between pieces of work, it lets it work for half of the
+// time while written, the bytes of WAL so far, grows.
+func Pace(written func() int64) func(ctx context.Context, n int64) error {
+	p := &pacer{written: written, backlog: func() float64 { return 1.0 / 4 }}
+	return p.wait
+}
+
+// Written returns the bytes of WAL that the session has written.
+func (m *Manager) Written() int64 { return m.wal.Position().Bytes }

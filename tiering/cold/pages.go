@@ -5,10 +5,16 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
+
+// pageLife is how long a page is believed. What it says stays readable after
+// compaction has replaced it, until nobody has its objects any more; but
+// whoever reads should not see for long what is no longer in the log.
+const pageLife = time.Minute
 
 // maxPages is how many pages of one partition are kept: readers at as many
 // places don't disturb each other.
@@ -31,6 +37,7 @@ type page struct {
 	tp   kafka.TopicPartition
 	from kafka.Offset
 	segs []catalog.Segment
+	at   time.Time // when it was read
 	elem *list.Element
 }
 
@@ -45,7 +52,7 @@ func (p *pages) lookup(tp kafka.TopicPartition, off kafka.Offset) (catalog.Segme
 	defer p.mu.Unlock()
 	for _, pg := range slices.Backward(p.parts[tp]) {
 		i := sort.Search(len(pg.segs), func(i int) bool { return pg.segs[i].End > off })
-		if off >= pg.from && i < len(pg.segs) {
+		if off >= pg.from && i < len(pg.segs) && time.Since(pg.at) < pageLife {
 			p.order.MoveToFront(pg.elem)
 			return pg.segs[i], true
 		}
@@ -67,7 +74,7 @@ func (p *pages) add(tp kafka.TopicPartition, from kafka.Offset, segs []catalog.S
 	if len(p.parts[tp]) >= maxPages {
 		p.drop(p.parts[tp][0])
 	}
-	pg := &page{tp: tp, from: from, segs: segs}
+	pg := &page{tp: tp, from: from, segs: segs, at: time.Now()}
 	pg.elem = p.order.PushFront(pg)
 	p.parts[tp] = append(p.parts[tp], pg)
 	p.entries += len(segs)

@@ -27,8 +27,8 @@ const JobName = "compact"
 
 const (
 	maxEntries   = 50_000           // of a log, looked at in one pass; what lies behind waits
-	leaseTime    = 15 * time.Minute // more than one group takes
-	keepPeriod   = time.Minute      // between two prolongations
+	leaseTime    = 3 * time.Minute  // what a turn takes the lease for at a time
+	keepPeriod   = 30 * time.Second // between two prolongations
 	putTimeout   = 10 * time.Minute // of one attempt to write a group
 	endTimeout   = 10 * time.Second // of what a turn does once its time is over
 	reserveTurns = 4                // intervals after which another schedule may take over
@@ -115,6 +115,7 @@ type turn struct {
 	*Job
 	lease catalog.Lease
 	kept  time.Time
+	lost  bool         // the lease is somebody else's
 	count atomic.Int64 // numbers what this lease writes
 	stats Stats
 }
@@ -170,8 +171,17 @@ func (t *turn) keep(ctx context.Context) error {
 	t.kept = time.Now()
 	return bounded(ctx, func(ctx context.Context) (err error) {
 		t.lease, err = t.o.Catalog.KeepLease(ctx, t.lease, leaseTime)
+		t.lost = t.lost || errors.Is(err, catalog.ErrFenced)
 		return err
 	})
+}
+
+// pace is called before each n bytes are read.
+func (t *turn) pace(ctx context.Context, n int64) error {
+	if err := t.keep(ctx); err != nil || t.o.Pace == nil {
+		return err
+	}
+	return t.o.Pace(ctx, n)
 }
 
 // all cleans the logs that are due. One that fails does not hold up the others.
@@ -181,8 +191,8 @@ func (t *turn) all(ctx context.Context) error {
 		if err := t.log(ctx, l); err != nil {
 			errs = append(errs, fmt.Errorf("compact %s-%d: %w", l.topic.Name, l.tp.Partition, err))
 		}
-		if err := t.keep(ctx); err != nil || ctx.Err() != nil {
-			return errors.Join(append(errs, err)...)
+		if ctx.Err() != nil || t.lost {
+			break
 		}
 	}
 	return errors.Join(errs...)
@@ -272,7 +282,7 @@ func (t *turn) prepare(ctx context.Context, l target, now time.Time) (*pass, Dec
 	}
 	p := &pass{
 		tp: l.tp, segs: segs, limit: l.cfg.SegmentBytes,
-		src: source{store: t.o.Store, dec: t.dec, pace: t.o.Pace},
+		src: source{store: t.o.Store, dec: t.dec, pace: t.pace},
 		uploads: upload.Options{
 			Store: t.o.Store, Origin: bundle.Origin{Broker: upload.JobBroker, Epoch: t.lease.Epoch}, Count: &t.count, Level: t.o.Level, PutTimeout: putTimeout,
 		},

@@ -34,8 +34,8 @@ func bounded(ctx context.Context, fn func(context.Context) error) error {
 type source struct {
 	store objstore.Store
 	dec   *bundle.FrameDecoder
-	pace  func(ctx context.Context, n int64) error // nil: none
-	read  int64                                    // bytes, of objects
+	pace  func(ctx context.Context, n int64) error
+	read  int64 // bytes, of objects
 	data  []byte
 	raw   []byte
 }
@@ -111,10 +111,8 @@ func run(frames []bundle.Frame) int {
 func (s *source) load(ctx context.Context, key string, frames []bundle.Frame) error {
 	first, last := frames[0], frames[len(frames)-1]
 	n := last.Pos + int64(last.Len) - first.Pos
-	if s.pace != nil {
-		if err := s.pace(ctx, n); err != nil {
-			return fmt.Errorf("wait for the pace: %w", err)
-		}
+	if err := s.pace(ctx, n); err != nil {
+		return fmt.Errorf("keep the pace: %w", err)
 	}
 	if int64(cap(s.data)) < n {
 		s.data = make([]byte, n)

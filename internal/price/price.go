@@ -31,6 +31,19 @@ const (
 	CrossZoneGB     = 0.01 // between zones of a region, on each side
 )
 
+// Prices of what runs all the time, in dollars an hour.
+const (
+	FargateVCPU   = 0.03238  // arm64
+	FargateGB     = 0.00356  // of memory, arm64
+	FargateDiskGB = 0.000111 // of ephemeral storage behind the first FargateDiskFree
+	LoadBalancer  = 0.0225   // NLB, without its capacity units, which bootstrapping does not use up
+
+	FargateDiskFree = 20 // GB a task
+)
+
+// HoursAMonth is how many hours AWS takes a month to have.
+const HoursAMonth = 730
+
 // Usage is a number of requests and units.
 type Usage struct {
 	S3Puts, S3Gets, S3Lists, S3Deletes float64
@@ -38,15 +51,28 @@ type Usage struct {
 }
 
 // Dollars returns what it costs.
-func (u Usage) Dollars() float64 {
-	return u.S3Puts*S3Put + u.S3Gets*S3Get + u.S3Lists*S3List + u.S3Deletes*S3Delete + u.WriteUnits*DynamoDBWrite + u.ReadUnits*DynamoDBRead
-}
+func (u Usage) Dollars() float64 { return Sum(u.Lines("", 1)) }
 
 // Minus returns what was used between an earlier count and this one.
 func (u Usage) Minus(earlier Usage) Usage {
 	return Usage{
 		S3Puts: u.S3Puts - earlier.S3Puts, S3Gets: u.S3Gets - earlier.S3Gets, S3Lists: u.S3Lists - earlier.S3Lists, S3Deletes: u.S3Deletes - earlier.S3Deletes,
 		ReadUnits: u.ReadUnits - earlier.ReadUnits, WriteUnits: u.WriteUnits - earlier.WriteUnits,
+	}
+}
+
+// Lines are the lines of a bill for so many times of it.
+func (u Usage) Lines(cause string, times float64) []Line {
+	line := func(name string, n float64, unit string, each float64) Line {
+		return Line{Name: cause + " " + name, Quantity: n * times, Unit: unit, Dollars: n * times * each}
+	}
+	return []Line{
+		line("S3: PUT", u.S3Puts, "requests", S3Put),
+		line("S3: GET", u.S3Gets, "requests", S3Get),
+		line("S3: LIST", u.S3Lists, "requests", S3List),
+		line("S3: DELETE", u.S3Deletes, "requests", S3Delete),
+		line("DynamoDB: write", u.WriteUnits, "write units", DynamoDBWrite),
+		line("DynamoDB: read", u.ReadUnits, "read units", DynamoDBRead),
 	}
 }
 

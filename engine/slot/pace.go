@@ -51,7 +51,7 @@ func (p *pacer) wait(ctx context.Context, _ int64) error {
 // by one goroutine between pieces of work, it lets it work for half of the
 // time while written, the bytes of WAL so far, grows.
 func Pace(written func() int64) func(ctx context.Context, n int64) error {
-	p := &pacer{written: written, backlog: func() float64 { return 1.0 / 4 }}
+	p := &pacer{written: written, backlog: func() float64 { return 1.0 / 4 }, hurry: func() bool { return false }}
 	return p.wait
 }
 

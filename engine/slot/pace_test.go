@@ -51,3 +51,27 @@ func TestPacer(t *testing.T) {
 		})
 	}
 }
+
+// Other background work waits while produce goes on, and only then.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var written int64
+		pace := Pace(func() int64 { return written })
+		for _, busy := range []bool{false, true, false} {
+			if err := pace(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond) // work
+			if busy {
+				written++
+			}
+			begin, want := time.Now(), time.Duration(0)
+			if busy {
+				want = 100 * time.Millisecond
+			}
+			if err := pace(t.Context(), 1); err != nil || time.Since(begin) != want {
+				t.Errorf("busy %v: waited %v, %v", busy, time.Since(begin), err)
+			}
+		}
+	})
+}

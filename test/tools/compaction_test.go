@@ -54,6 +54,10 @@ func TestCompaction(t *testing.T) {
 		line := strings.Fields(lines[len(lines)-1])
 		return len(lines) == 2 && strings.Contains(varve(t, "segment", "dump", "--data", b.Data, line[len(line)-1]), says)
 	})
+	varve(t, "segment", "verify", "--data", b.Data)
+	if got := varve(t, "replay", "--topic", "c", "--json", "--data", b.Data); strings.Count(got, "\n") != len(want)+1 {
+		t.Errorf("replay reads other than %d records:\n%s", len(want)+1, got)
+	}
 	b.Kill()
 	b.Restart(t)
 	if diff := cmp.Diff(c.offsets(c.left, 0), c.offsets(c.read(t, 0), 0)); diff != "" {

@@ -134,12 +134,12 @@ type target struct {
 func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	t := &turn{Job: j, kept: time.Now()}
 	err := bounded(ctx, func(ctx context.Context) (err error) {
-		if t.lease, err = j.o.Catalog.AcquireLease(ctx, JobName, j.o.Holder, leaseTime); err != nil {
-			return err
+		if err = j.o.Catalog.Refresh(ctx); err == nil && len(j.compacted()) > 0 {
+			t.lease, err = j.o.Catalog.AcquireLease(ctx, JobName, j.o.Holder, leaseTime)
 		}
-		return j.o.Catalog.Refresh(ctx)
+		return err
 	})
-	if errors.Is(err, catalog.ErrHeld) {
+	if errors.Is(err, catalog.ErrHeld) || err == nil && t.lease.Epoch == 0 {
 		return t.stats, nil
 	}
 	if err != nil {
@@ -198,20 +198,30 @@ func (t *turn) all(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// compacted returns the topics with cleanup.policy=compact, as targets without a partition.
+func (j *Job) compacted() (all []target) {
+	for _, topic := range j.o.Catalog.Topics().All() {
+		if cfg := config.EffectiveTopic(j.o.Config(), topic.Configs); cfg.Compact {
+			all = append(all, target{topic: topic, cfg: cfg})
+		}
+	}
+	return all
+}
+
 // survey returns the logs that seem to have enough to clean, the dirtiest first.
 func (t *turn) survey(ctx context.Context) (targets []target, errs []error) {
 	var dirty int64
-	for _, topic := range t.o.Catalog.Topics().All() {
-		cfg := config.EffectiveTopic(t.o.Config(), topic.Configs)
-		for p := int32(0); cfg.Compact && p < topic.Partitions && ctx.Err() == nil; p++ {
-			l := target{topic: topic, tp: kafka.TopicPartition{Topic: topic.ID, Partition: p}, cfg: cfg}
+	for _, of := range t.compacted() {
+		for p := int32(0); p < of.topic.Partitions && ctx.Err() == nil; p++ {
+			l := of
+			l.tp = kafka.TopicPartition{Topic: of.topic.ID, Partition: p}
 			segs, err := t.segments(ctx, l.tp, 0)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
 			t.stats.Logs++
-			d := Plan(time.Now(), Log{Config: cfg, Stable: 1<<63 - 1, Segments: segs})
+			d := Plan(time.Now(), Log{Config: l.cfg, Stable: 1<<63 - 1, Segments: segs})
 			if l.ratio = d.Ratio; d.Go {
 				targets = append(targets, l)
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsapplicationautoscaling"
@@ -97,7 +98,21 @@ func brokerCommand(c Config, s storage) []string {
 	if c.Prefix != "" {
 		args = append(args, "--prefix", c.Prefix)
 	}
+	for _, name := range sorted(brokerSettings(c)) {
+		args = append(args, "--config", name+"="+brokerSettings(c)[name])
+	}
 	return args
+}
+
+// brokerSettings are the settings that were asked for, and the sizes of the
+// caches: a quarter of the memory, and what the image leaves of the disk.
+func brokerSettings(c Config) map[string]string {
+	all := map[string]string{
+		"cache.ram.bytes":  fmt.Sprint(int64(c.MemoryMiB) << 20 / 4),
+		"cache.disk.bytes": fmt.Sprint(int64(c.DiskGiB-5) << 30),
+	}
+	maps.Copy(all, c.Settings)
+	return all
 }
 
 // balance puts the bootstrap address before the brokers that are ready.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/aws/constructs-go/constructs/v10"
 	"github.com/aws/jsii-runtime-go"
@@ -27,6 +29,10 @@ type Config struct {
 	Disposable  bool    // bucket and table go with the stack
 	AlarmEmail  string  // is told of alarms; "": nobody
 	Permissions string  // ARN of a permissions boundary of all roles; "": none
+
+	// Settings are the brokers' static settings, by Kafka's names. The functions
+	// have them too: retention must know the brokers' defaults.
+	Settings map[string]string
 }
 
 // sizes are the stack sizes.
@@ -52,7 +58,7 @@ func configOf(app constructs.Construct) (Config, error) {
 		Zones: v.number("zones", c.Zones), Brokers: v.number("brokers", c.Brokers), MaxBrokers: v.number("maxBrokers", c.MaxBrokers),
 		CPU: v.number("cpu", c.CPU), MemoryMiB: v.number("memory", c.MemoryMiB), DiskGiB: v.number("disk", c.DiskGiB),
 		LogDays: float64(v.number("logDays", int(c.LogDays))), Reserve: v.flag("reserve", c.Reserve), Disposable: v.flag("disposable", c.Disposable),
-		AlarmEmail: v.text("alarmEmail", ""), Permissions: v.text("permissionsBoundary", ""),
+		AlarmEmail: v.text("alarmEmail", ""), Permissions: v.text("permissionsBoundary", ""), Settings: v.settings("settings"),
 	}
 	c.MaxBrokers = max(c.MaxBrokers, c.Brokers)
 	return c, errors.Join(append(v.errs, c.validate())...)
@@ -98,6 +104,36 @@ func (v *values) text(name, def string) string {
 		return s
 	}
 	return def
+}
+
+// settings reads "a=1,b=2" of the command line, or an object of cdk.json.
+func (v *values) settings(name string) map[string]string {
+	all := make(map[string]string)
+	switch x := v.node.TryGetContext(jsii.String(name)).(type) {
+	case nil:
+	case map[string]any:
+		for k, value := range x {
+			all[k] = fmt.Sprint(value)
+		}
+	default:
+		for pair := range strings.SplitSeq(fmt.Sprint(x), ",") {
+			k, value, ok := strings.Cut(pair, "=")
+			if !ok {
+				v.errs = append(v.errs, fmt.Errorf("context %s: %q is not name=value", name, pair))
+			}
+			all[k] = value
+		}
+	}
+	return all
+}
+
+// settingsText writes settings as JSON.
+func settingsText(settings map[string]string) string {
+	b, err := json.Marshal(settings)
+	if err != nil {
+		panic(err) // strings
+	}
+	return string(b)
 }
 
 func (v *values) number(name string, def int) int {

@@ -27,9 +27,6 @@ const jobConcurrency = 2
 func jobs() []job {
 	return []job{
 		{"retention", awscdk.Duration_Minutes(jsii.Number(5)), 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
-		{"sweep", awscdk.Duration_Hours(jsii.Number(6)), 512, map[string][]string{
-			"wal/": {"s3:GetObject", "s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject"}, "seg/": {"s3:DeleteObject"},
-		}},
 	}
 }
 
@@ -53,6 +50,7 @@ func newFunctions(scope constructs.Construct, c Config, s storage, a Assets) fun
 			concurrency: concurrency(c),
 			env: map[string]*string{
 				"VARVE_BUCKET": s.bucket.BucketName(), "VARVE_TABLE": s.table.TableName(), "VARVE_PREFIX": jsii.String(c.Prefix), "VARVE_CLUSTER": jsii.String(c.Name),
+				"VARVE_SETTINGS": jsii.String(settingsText(c.Settings)),
 			},
 		})
 		s.grant(fn.role, j.objects)

@@ -237,6 +237,20 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 }
 
+// TestSettings: the function that deletes must have the brokers' own defaults.
+func TestSettings(t *testing.T) {
+	for _, settings := range []any{"log.retention.hours=720,num.partitions=6", map[string]any{"log.retention.hours": 720, "num.partitions": "6"}} {
+		tmpl := templateOf(t, map[string]any{"settings": settings})
+		tmpl.HasResourceProperties(jsii.String("AWS::ECS::TaskDefinition"), object{"ContainerDefinitions": list{like(object{
+			"Command": assertions.Match_ArrayWith(&list{"--config", "cache.disk.bytes=102005473280", "--config", "log.retention.hours=720", "--config", "num.partitions=6"}),
+		})}})
+		tmpl.HasResourceProperties(jsii.String("AWS::Lambda::Function"), object{
+			"Description": "Varve: retention",
+			"Environment": object{"Variables": like(object{"VARVE_SETTINGS": `{"log.retention.hours":"720","num.partitions":"6"}`})},
+		})
+	}
+}
+
 func TestWithoutBrokers(t *testing.T) {
 	tmpl := templateOf(t, map[string]any{"brokers": "0", "name": "jobs"})
 	for _, none := range []string{"AWS::ECS::Service", "AWS::EC2::VPC", "AWS::ECR::Repository"} {
@@ -258,7 +272,7 @@ func TestTags(t *testing.T) {
 
 func TestConfigRefuses(t *testing.T) {
 	for _, context := range []map[string]any{
-		{"size": "huge"}, {"brokers": "many"}, {"brokers": -1}, {"zones": 0}, {"disk": 1000}, {"reserve": "perhaps"},
+		{"size": "huge"}, {"brokers": "many"}, {"brokers": -1}, {"zones": 0}, {"disk": 1000}, {"reserve": "perhaps"}, {"settings": "nonsense"},
 	} {
 		app := awscdk.NewApp(&awscdk.AppProps{Outdir: jsii.String(t.TempDir()), Context: &context})
 		if c, err := configOf(app); err == nil {

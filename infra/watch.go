@@ -80,10 +80,9 @@ func (w watch) functions(f functions) []awscloudwatch.IWidget {
 		w.alarm(title(name)+"Behind", name+" does not keep up: its runs end before the work does", m, 1, 12)
 		unfinished = append(unfinished, m)
 	}
-	bytes := []awscloudwatch.IMetric{w.job("retention", "RemovedBytes"), w.job("sweep", "Deleted")}
 	return []awscloudwatch.IWidget{
 		graph("Jobs: errors", errors...), graph("Jobs: duration, ms", durations...),
-		graph("Jobs: runs that ended before the work", unfinished...), graph("Jobs: what they removed", bytes...),
+		graph("Jobs: runs that ended before the work", unfinished...), graph("Retention: bytes unreferenced, objects deleted", w.job("retention", "RemovedBytes"), w.job("retention", "DeletedObjects")),
 	}
 }
 

@@ -161,6 +161,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("log starts", b.followStarts)
 	run("retention", b.retain)
 	run("compaction", b.compact)
+	run("sweep", b.sweep)
 	err = b.sessions(ctx, server, first)
 	cancel()
 	return errors.Join(err, background.Wait())

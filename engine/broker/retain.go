@@ -6,7 +6,10 @@ import (
 	"time"
 
 	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/kafka/config"
+	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/retention"
+	"github.com/varvelog/varve/tiering/sweep"
 )
 
 const startsRetry = time.Second
@@ -21,6 +24,22 @@ func (b *Broker) retain(ctx context.Context) error {
 		Tail:         b.tail,
 		Unreferenced: b.cold.Forget, Deleted: b.cache.Forget,
 		Logger: b.o.Logger, Registerer: b.registerer(),
+	})
+	if err != nil {
+		return err
+	}
+	return job.Run(ctx)
+}
+
+// sweep looks for what killed writers left, on the broker's own schedule, where
+// no other broker and no function is at it.
+func (b *Broker) sweep(ctx context.Context) error {
+	job, err := sweep.New(sweep.Options{
+		Catalog: b.catalog, Store: b.o.Store, Holder: fmt.Sprintf("broker-%d", b.o.Self.ID),
+		Grace:    func() time.Duration { return config.EffectiveTopic(b.config.Load(), nil).FileDeleteDelay },
+		Interval: func() time.Duration { return b.config.Load().SweepInterval },
+		Deleted:  func(o objstore.Info, _ string) { b.cache.Forget(o.Key) },
+		Logger:   b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
 		return err

@@ -58,6 +58,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false",
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
 		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000",
+		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)],
 	})
 	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times
 	if _, err := catalog.New(w.cluster.ledger.items).Cluster(t.Context(), slots); err != nil {

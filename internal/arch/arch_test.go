@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"tiering/recovery":   {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal"},
 	"tiering/retention":  {"internal/kafka", "internal/catalog", "tiering/objstore"},
 	"tiering/compaction": {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/cold", "tiering/upload"},
+	"tiering/sweep":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal", "tiering/upload", "tiering/compaction"},
 	"tiering/verify":     {"internal/kafka", "internal/catalog", "tiering"},
 	"tiering/tiertest":   {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
 	"tiering/cloud":      {"internal/meta", "tiering/objstore"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
@@ -54,6 +55,9 @@ func checkpointKey(o bundle.Origin, n int64) string {
 // ParseCheckpointKey reads the key of a checkpoint: who wrote it, and its number
 // as Seq. ok is false for any other key.
 func ParseCheckpointKey(key string) (o bundle.Origin, ok bool) {
+	if !strings.HasPrefix(key, "ckpt/") { // Sscanf is slow, and listings are long
+		return o, false
+	}
 	n, err := fmt.Sscanf(key, "ckpt/%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
 	return o, err == nil && n == 3 && checkpointKey(o, o.Seq) == key
 }

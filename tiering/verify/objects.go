@@ -9,13 +9,14 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/sweep"
 )
 
 // objects lists all objects, a page at a time, and verifies those of WAL and
 // checkpoints that are named. What nothing names is litter.
 func (v *run) objects(ctx context.Context, _ catalog.Cluster) error {
 	return eachPage(ctx, v.Store, "", func(page []objstore.Info) error {
-		j, err := newJudge(ctx, v.Catalog, page)
+		j, err := judge(ctx, v.Catalog, page)
 		if err != nil {
 			return err
 		}
@@ -24,15 +25,25 @@ func (v *run) objects(ctx context.Context, _ catalog.Cluster) error {
 		for _, info := range page {
 			v.report.Objects++
 			v.report.Bytes += info.Size
-			switch verdict := j.judge(info); {
-			case verdict.litter:
-				v.found(Finding{Kind: Litter, Key: info.Key, Bytes: info.Size, Safe: verdict.safe, Detail: verdict.why})
-			case verdict.read:
+			switch verdict := j.Judge(info); {
+			case verdict.Litter:
+				v.found(Finding{Kind: Litter, Key: info.Key, Bytes: info.Size, Safe: verdict.Safe, Detail: verdict.Why})
+			case verdict.InUse:
 				g.Go(func() error { return v.object(ctx, info) })
 			}
 		}
 		return g.Wait()
 	})
+}
+
+// judge reads anew for each page who may write and what is named: of a broker
+// that began meanwhile, too.
+func judge(ctx context.Context, cat *catalog.Catalog, page []objstore.Info) (*sweep.Judge, error) {
+	w, err := sweep.ReadWriters(ctx, cat)
+	if err != nil {
+		return nil, err
+	}
+	return w.Judge(ctx, cat, page)
 }
 
 func eachPage(ctx context.Context, store objstore.Store, prefix string, fn func([]objstore.Info) error) error {

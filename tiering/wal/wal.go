@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/varvelog/varve/internal/kafka"
@@ -126,6 +127,9 @@ func Prefix(broker int32, epoch int64) string {
 
 // ParseKey reads a key that Key made; ok is false for any other.
 func ParseKey(key string) (o bundle.Origin, ok bool) {
+	if !strings.HasPrefix(key, KeyPrefix) { // Sscanf is slow, and listings are long
+		return o, false
+	}
 	n, err := fmt.Sscanf(key, "wal/%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
 	return o, err == nil && n == 3 && Key(o) == key
 }

@@ -93,6 +93,7 @@ type Broker struct {
 	FetchMaxBytes            int
 	ProducerIDExpiration     time.Duration
 	RetentionCheckInterval   time.Duration
+	SweepInterval            time.Duration
 	CleanerBackoff           time.Duration
 	CleanerBufferBytes       int64
 	RequestTimeout           time.Duration
@@ -284,6 +285,7 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.FetchMaxBytes = int(v.int("fetch.max.bytes"))
 	b.ProducerIDExpiration = v.ms("producer.id.expiration.ms")
 	b.RetentionCheckInterval = v.ms("log.retention.check.interval.ms")
+	b.SweepInterval = v.ms("sweep.interval.ms")
 	b.CleanerBackoff = v.ms("log.cleaner.backoff.ms")
 	b.CleanerBufferBytes = v.int("log.cleaner.dedupe.buffer.size")
 	b.RequestTimeout = v.ms("request.timeout.ms")

@@ -106,6 +106,7 @@ var brokerDefs = []Def{
 	{Name: "wal.inflight", Type: Int, Default: "4", min: 1, max: 64, Doc: "Varve: WAL objects that may be on their way at a time."},
 	{Name: "wal.pending.bytes", Type: Long, Default: "67108864", min: 1 << 20, max: maxLong, Doc: "Varve: appended bytes that may wait for durability before produce requests wait."},
 	{Name: "wal.backlog.max.bytes", Type: Long, Default: "8589934592", min: 1 << 20, max: maxLong, Doc: "Varve: untrimmed WAL beyond which produce gets a retriable error."},
+	{Name: "sweep.interval.ms", Type: Long, Default: "21600000", min: 1, max: maxLong, Doc: "Varve: how often the objects are looked for that nothing names."},
 	{Name: "wal.checkpoint.objects", Type: Int, Default: "8192", min: 1, max: maxInt, Doc: "Varve: WAL objects after which a checkpoint is written."},
 	{Name: "wal.checkpoint.bytes", Type: Long, Default: "536870912", min: 64 << 10, max: maxLong, Doc: "Varve: WAL bytes after which a checkpoint is written."},
 	{Name: "cache.ram.bytes", Type: Long, Default: "67108864", min: 0, max: maxLong, Doc: "Varve: RAM for recently written objects."},

@@ -12,7 +12,7 @@ import (
 var classes = map[string]string{
 	"PutObject": "PUT", "CreateMultipartUpload": "PUT", "UploadPart": "PUT", "CompleteMultipartUpload": "PUT", "CreateBucket": "PUT",
 	"GetObject": "GET", "HeadObject": "GET",
-	"ListObjectsV2": "LIST",
+	"ListObjectsV2": "LIST", "ListMultipartUploads": "LIST",
 	"DeleteObjects": "DELETE", "AbortMultipartUpload": "DELETE",
 }
 

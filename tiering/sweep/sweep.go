@@ -1,0 +1,233 @@
+// Package sweep deletes the objects that nothing names and that nobody can ever
+// name again: what killed writers leave.
+//
+// A reference is always younger than its object and needs its writer to be in
+// office. So the writers' end is read first, then the references, and what
+// is then of an ended writer and without a reference stays so for ever:
+//
+//	sessions, job leases ─▶ slots ─▶ trims recorded ─▶ listing, page by page ─▶ entries of the page
+//	                                                                             │ nothing names it
+//	                                                   forgotten ◀─ deleted ◀─ grace, for readers
+//
+// The facts last, so a sweep that is paused, overtaken or run twice deletes
+// nothing else than it would have. A session's own process removes what it
+// unreferences while it lives; retention and compaction note what they unreference,
+// and delete it. Seals stay: without one a put that was long on the way would succeed.
+package sweep
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/tiering/objstore"
+)
+
+// JobName names the job's lease.
+const JobName = "sweep"
+
+const (
+	pageSize    = 1000             // objects or entries read at once
+	maxHeld     = 50               // lots of up to pageSize keys that wait for their deletion
+	maxNotes    = 1000             // notes of dead objects that are known to a pass
+	uploadAge   = 24 * time.Hour   // after which an unfinished upload is given up
+	callTimeout = 30 * time.Second // of one call
+)
+
+// Uploads is a store that keeps what unfinished uploads have sent.
+type Uploads interface {
+	// AbortUploads gives up the uploads that began before a moment and returns
+	// their number. An upload that goes on after that fails and is begun anew.
+	AbortUploads(ctx context.Context, before time.Time) (int, error)
+}
+
+// Options are what a sweep needs.
+type Options struct {
+	Catalog *catalog.Catalog
+	Store   objstore.Store // one that is Uploads too is rid of unfinished ones
+	// Grace returns the time from finding an object to deleting it: readers may
+	// still hold an old reference. Nil: none.
+	Grace   func() time.Duration
+	Deleted func(o objstore.Info, why string) // an object has been deleted; nil: nobody cares
+
+	// Of a Job only:
+	Holder     string               // who runs it; one name for all that take turns on one schedule
+	Interval   func() time.Duration // between two passes; nil: each turn begins or goes on with one
+	Logger     *slog.Logger         // nil: discard
+	Registerer prometheus.Registerer
+}
+
+func (o *Options) setDefaults() {
+	if o.Grace == nil {
+		o.Grace = func() time.Duration { return 0 }
+	}
+	if o.Deleted == nil {
+		o.Deleted = func(objstore.Info, string) {}
+	}
+	if o.Interval == nil {
+		o.Interval = func() time.Duration { return 0 }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Stats are what a sweep did.
+type Stats struct {
+	Looked, Objects int64 // listed; deleted
+	Bytes           int64 // of the deleted
+	Uploads         int   // given up
+	Unfinished      bool  // the time was over before the pass
+}
+
+// All makes one whole pass, without a lease: two at once do no harm.
+func All(ctx context.Context, o Options) (Stats, error) {
+	o.setDefaults()
+	p := pass{Options: o}
+	err := p.run(ctx)
+	return p.stats, err
+}
+
+// lot are objects that are to be deleted at one time.
+type lot struct {
+	objects []objstore.Info
+	why     []string
+	due     time.Time
+	upTo    string // the listing's last key that was judged with them
+}
+
+// pass goes over all objects behind a key.
+type pass struct {
+	Options
+	after string                      // all up to here is done
+	keep  func(context.Context) error // records that now and then; nil: nobody does
+	stats Stats
+	held  []lot
+}
+
+func (p *pass) run(ctx context.Context) error {
+	writers, err := ReadWriters(ctx, p.Catalog)
+	if err != nil {
+		return err
+	}
+	if err := writers.trim(ctx, p.Catalog); err != nil {
+		return err
+	}
+	for at, more := p.after, true; more; {
+		page, err := get(ctx, func(ctx context.Context) ([]objstore.Info, error) { return p.Store.List(ctx, "", at, pageSize) })
+		if err != nil {
+			return fmt.Errorf("list objects: %w", err)
+		}
+		if more = len(page) == pageSize; len(page) == 0 {
+			break
+		}
+		at = page[len(page)-1].Key
+		if err := p.page(ctx, writers, page); err != nil {
+			return err
+		}
+		for len(p.held) > 0 && (len(p.held) > maxHeld || !time.Now().Before(p.held[0].due)) {
+			if err := p.delete(ctx); err != nil {
+				return err
+			}
+		}
+		if err := p.record(ctx); err != nil {
+			return err
+		}
+	}
+	for len(p.held) > 0 {
+		if err := p.delete(ctx); err != nil {
+			return err
+		}
+	}
+	return p.uploads(ctx)
+}
+
+// page holds what may be deleted of a page for its time.
+func (p *pass) page(ctx context.Context, w *Writers, page []objstore.Info) error {
+	judge, err := w.Judge(ctx, p.Catalog, page)
+	if err != nil {
+		return err
+	}
+	next := lot{due: time.Now().Add(p.Grace()), upTo: page[len(page)-1].Key}
+	for _, o := range page {
+		if v := judge.Judge(o); v.Safe && w.trimmed(o) {
+			next.objects, next.why = append(next.objects, o), append(next.why, v.Why)
+		}
+	}
+	p.stats.Looked += int64(len(page))
+	switch last := len(p.held) - 1; {
+	case len(next.objects) > 0:
+		p.held = append(p.held, next)
+	case last >= 0:
+		p.held[last].upTo = next.upTo
+	default:
+		p.after = next.upTo
+	}
+	return nil
+}
+
+// delete deletes the lot that was held first, when it is due.
+func (p *pass) delete(ctx context.Context) error {
+	l := p.held[0]
+	select {
+	case <-time.After(time.Until(l.due)):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	keys := make([]string, len(l.objects))
+	for i, o := range l.objects {
+		keys[i] = o.Key
+	}
+	if err := bounded(ctx, func(ctx context.Context) error { return p.Store.Delete(ctx, keys...) }); err != nil {
+		return fmt.Errorf("delete %d objects from %s on: %w", len(keys), keys[0], err)
+	}
+	for i, o := range l.objects {
+		p.stats.Bytes += o.Size
+		p.Deleted(o, l.why[i])
+	}
+	p.stats.Objects += int64(len(keys))
+	p.Logger.Info("objects swept", "count", len(keys), "from", keys[0], "why", l.why[0])
+	p.held, p.after = p.held[1:], l.upTo
+	return p.record(ctx)
+}
+
+func (p *pass) record(ctx context.Context) error {
+	if p.keep == nil {
+		return nil
+	}
+	return p.keep(ctx)
+}
+
+func (p *pass) uploads(ctx context.Context) error {
+	store, ok := p.Store.(Uploads)
+	if !ok {
+		return nil
+	}
+	err := bounded(ctx, func(ctx context.Context) (err error) {
+		p.stats.Uploads, err = store.AbortUploads(ctx, time.Now().Add(-uploadAge))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("give unfinished uploads up: %w", err)
+	}
+	return nil
+}
+
+// bounded gives one call its deadline.
+func bounded(ctx context.Context, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return fn(ctx)
+}
+
+func get[T any](ctx context.Context, fn func(context.Context) (T, error)) (v T, err error) {
+	err = bounded(ctx, func(ctx context.Context) error {
+		v, err = fn(ctx)
+		return err
+	})
+	return v, err
+}

@@ -27,6 +27,10 @@ const jobConcurrency = 2
 func jobs() []job {
 	return []job{
 		{"retention", awscdk.Duration_Minutes(jsii.Number(5)), 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
+		{"compact", awscdk.Duration_Minutes(jsii.Number(5)), 2048, map[string][]string{"seg/": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}}},
+		{"sweep", awscdk.Duration_Hours(jsii.Number(6)), 512, map[string][]string{
+			"wal/": {"s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject", "s3:AbortMultipartUpload"}, "seg/": {"s3:DeleteObject", "s3:AbortMultipartUpload"},
+		}},
 	}
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsdynamodb"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsiam"
@@ -85,8 +87,13 @@ func (s storage) grant(role awsiam.Role, objects map[string][]string) {
 	if s.prefix != "" {
 		list.AddCondition(jsii.String("StringLike"), map[string]any{"s3:prefix": s.under() + "*"})
 	}
+	sweeps := false
 	for _, under := range sorted(objects) {
 		allow(s.objects(under), objects[under]...)
+		sweeps = sweeps || slices.Contains(objects[under], "s3:AbortMultipartUpload") && slices.Contains(objects[under], "s3:DeleteObject")
+	}
+	if sweeps { // of unfinished uploads, which the condition on prefixes does not know of
+		allow(s.bucket.BucketArn(), "s3:ListBucketMultipartUploads")
 	}
 	suppress(role, "AwsSolutions-IAM5", "object keys are made by the program: a role is held to the prefixes and actions that it needs")
 }

@@ -83,6 +83,8 @@ func (w watch) functions(f functions) []awscloudwatch.IWidget {
 	return []awscloudwatch.IWidget{
 		graph("Jobs: errors", errors...), graph("Jobs: duration, ms", durations...),
 		graph("Jobs: runs that ended before the work", unfinished...), graph("Retention: bytes unreferenced, objects deleted", w.job("retention", "RemovedBytes"), w.job("retention", "DeletedObjects")),
+		graph("Compaction: bytes read and written", w.job("compact", "ReadBytes"), w.job("compact", "WrittenBytes")),
+		graph("Sweep: objects looked at, deleted", w.job("sweep", "LookedAt"), w.job("sweep", "DeletedObjects")),
 	}
 }
 

@@ -58,8 +58,11 @@ func SegmentKey(tp kafka.TopicPartition, base kafka.Offset, o bundle.Origin, n i
 // ParseSegmentKey reads the key of a segment: whose records, from which offset
 // on, and who wrote it, with its number as Seq. ok is false for any other key.
 func ParseSegmentKey(key string) (tp kafka.TopicPartition, base kafka.Offset, o bundle.Origin, ok bool) {
+	if strings.Count(key, "/") != 3 {
+		return tp, 0, o, false
+	}
 	parts := strings.Split(key, "/")
-	if len(parts) != 4 || parts[0] != "seg" {
+	if parts[0] != "seg" {
 		return tp, 0, o, false
 	}
 	var err error

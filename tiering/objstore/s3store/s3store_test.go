@@ -407,3 +407,29 @@ func TestDeadline(t *testing.T) {
 		}
 	})
 }
+
+// Uploads that began before a moment are given up, over several pages; one that
+// has gone by then is no failure.
+func TestAbortUploads(t *testing.T) {
+	page := func(more bool, began ...string) answer {
+		body := fmt.Sprintf("<ListMultipartUploadsResult><IsTruncated>%v</IsTruncated><NextKeyMarker>m</NextKeyMarker><NextUploadIdMarker>n</NextUploadIdMarker>", more)
+		for i, at := range began {
+			body += fmt.Sprintf("<Upload><Key>pre/k%d</Key><UploadId>u%d</UploadId><Initiated>%s</Initiated></Upload>", i, i, at)
+		}
+		return answer{status: 200, body: body + "</ListMultipartUploadsResult>"}
+	}
+	const old, recent = "2026-01-01T00:00:00Z", "2026-01-03T00:00:00Z"
+	before := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	bubble(t, "two pages", func(t *testing.T) {
+		s, srv := newStore(t, nil, page(true, old, recent), ok, page(false, old, old), coded(404, "NoSuchUpload"), ok)
+		if n, err := s.AbortUploads(t.Context(), before); n != 3 || err != nil || len(srv.script) > 0 {
+			t.Errorf("%d, %v, after %v", n, err, srv.seen)
+		}
+	})
+	bubble(t, "refused", func(t *testing.T) {
+		s, _ := newStore(t, nil, page(false, old), coded(403, "AccessDenied"))
+		if n, err := s.AbortUploads(t.Context(), before); n != 0 || err == nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
+}

@@ -17,15 +17,18 @@ demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 	@.ci/demo
 
 test: ## install what the tests need, and run everything
+	@$(STAGE) set-up-lint .ci/setup-lint
 	@$(STAGE) set-up .ci/setup-kafka
 	@$(STAGE) set-up-suites .ci/setup-suites
 	@$(STAGE) set-up-clients .ci/setup-clients
 	@$(STAGE) set-up-aws .ci/setup-aws
 	@$(MAKE) --no-print-directory lint unit models sim end-to-end cluster tools clients suites aws infra
 
-lint: ## formatting and vet
+lint: ## formatting, golangci-lint, vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
-	@$(STAGE) vet bash -c 'go vet ./... && go -C test vet ./... && go -C bench/loadgen vet ./...'
+	@.ci/setup-lint
+	@$(STAGE) golangci-lint .tools/golangci-lint run --timeout 10m ./...
+	@$(STAGE) vet bash -c 'go -C test vet ./... && go -C bench/loadgen vet ./...'
 
 unit: ## unit tests and the fuzz corpora
 	@$(STAGE) unit bash -c 'go test $$(go list ./... | grep -v /enginetest)'

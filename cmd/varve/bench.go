@@ -105,7 +105,7 @@ func (f *benchFlags) produce(cmd *cobra.Command) error {
 	var mu sync.Mutex
 	var latencies []time.Duration
 	values := f.values()
-	progress := startProgress(cmd.ErrOrStderr(), "records", &acked)
+	progress := startProgress(cmd.ErrOrStderr(), &acked)
 	begin := time.Now()
 	for i := 0; ctx.Err() == nil && failed.Load() == nil; i++ {
 		sent := time.Now()
@@ -143,7 +143,7 @@ func (f *benchFlags) consume(cmd *cobra.Command) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.duration)
 	defer cancel()
 	var read atomic.Int64
-	progress := startProgress(cmd.ErrOrStderr(), "records", &read)
+	progress := startProgress(cmd.ErrOrStderr(), &read)
 	begin := time.Now()
 	for len(r.ends) > 0 && ctx.Err() == nil {
 		fetches := cl.PollFetches(ctx)

@@ -202,13 +202,13 @@ func (f *brokerFlags) lock() (unlock func(), err error) {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		file.Close()
+		_ = file.Close() // nothing was written
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("broker %d is already running on %s (stop it, or use another --data or --id)", f.id, f.data)
 		}
 		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
 	}
-	return func() { file.Close() }, nil
+	return func() { _ = file.Close() }, nil
 }
 
 // secondSignalKills gives the signals their usual effect once the first has

@@ -85,7 +85,7 @@ func (f *consumeFlags) run(cmd *cobra.Command, topics []string) error {
 		}
 	}
 	if out, ok := cmd.OutOrStdout().(*os.File); ok && !isTerminal(out) {
-		p := startProgress(cmd.ErrOrStderr(), "records", &r.read)
+		p := startProgress(cmd.ErrOrStderr(), &r.read)
 		defer p.stop()
 	}
 	err = r.run(cmd.Context(), f.exit)

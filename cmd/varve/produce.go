@@ -97,7 +97,7 @@ func (f *produceFlags) run(cmd *cobra.Command, topic string, files []string) err
 	}
 	defer cl.Close()
 	s := &sender{cl: cl, headers: headers, partition: max(f.partition, 0)}
-	progress := startProgress(cmd.ErrOrStderr(), "records", &s.acked)
+	progress := startProgress(cmd.ErrOrStderr(), &s.acked)
 	err = f.send(cmd, s, files)
 	if flushErr := cl.Flush(cmd.Context()); err == nil {
 		err = flushErr
@@ -173,8 +173,8 @@ func (s *sender) lines(ctx context.Context, r io.Reader, separator string) error
 }
 
 func (s *sender) one(ctx context.Context, key, value []byte) error {
-	if err := s.failure(); err != nil {
-		return nil // told once, at the end
+	if s.failure() != nil {
+		return nil //nolint:nilerr // told once, at the end
 	}
 	s.cl.Produce(ctx, &kgo.Record{Key: key, Value: value, Headers: s.headers, Partition: s.partition}, func(_ *kgo.Record, err error) {
 		if err == nil {

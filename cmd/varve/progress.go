@@ -16,10 +16,10 @@ type progress struct {
 	wg   sync.WaitGroup
 }
 
-// startProgress shows n, named by unit, until stop is called.
-func startProgress(w io.Writer, unit string, n *atomic.Int64) *progress {
+// startProgress shows n, a number of records, until stop is called.
+func startProgress(w io.Writer, n *atomic.Int64) *progress {
 	return startLine(w, func(since time.Duration) string {
-		return fmt.Sprintf("%d %s, %.0f/s", n.Load(), unit, float64(n.Load())/since.Seconds())
+		return fmt.Sprintf("%d records, %.0f/s", n.Load(), float64(n.Load())/since.Seconds())
 	})
 }
 

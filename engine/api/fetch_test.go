@@ -268,7 +268,7 @@ func TestSessionCache(t *testing.T) {
 		if id := create(); id != 0 {
 			t.Fatalf("session %d in a full cache", id)
 		}
-		time.Sleep(evictAfter) //nolint:forbidigo // time of the bubble
+		time.Sleep(evictAfter)
 		if _, _, code := c.begin(sessionReq(a, 1)); code != kafka.None {
 			t.Fatal(code)
 		}

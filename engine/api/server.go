@@ -43,7 +43,7 @@ func (s *Server) accept(ctx, hard context.Context, listener net.Listener) error 
 		case err == nil:
 			s.admitConn(hard, c)
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the listener was closed for it
 		case isExhausted(err):
 			s.o.Logger.Warn("accept connection", "err", err)
 			select { // connections must end first

@@ -238,7 +238,7 @@ func (c *Coordinator) scan(ctx context.Context, slot catalog.Slot) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.view(ctx, id, Now, func(*Group) {}) // loads it
+		_ = c.view(ctx, id, Now, func(*Group) {}) // loads it
 		if e, ok := c.enter(id); ok {
 			e.expire()
 			e.mu.Unlock()

@@ -87,7 +87,7 @@ func (e *entry) fail(what string, err error, wrote bool) {
 	case errors.Is(err, catalog.ErrTooLarge):
 		code = kafka.UnknownServerError
 	}
-	e.c.o.Logger.Warn(what, "group", e.id, "error", err)
+	e.c.o.Logger.Warn("forget a group, which will be read again", "failed", what, "group", e.id, "error", err)
 	e.unsettled = wrote
 	e.drop(code)
 }

@@ -30,7 +30,9 @@ func owners(text string) []catalog.Owner {
 		o := catalog.Owner{Epoch: -1}
 		if f != "-" {
 			o.Epoch = 0
-			fmt.Sscan(f, &o.Session.Broker)
+			if _, err := fmt.Sscan(f, &o.Session.Broker); err != nil {
+				panic(err)
+			}
 		}
 		all = append(all, o)
 	}

@@ -58,7 +58,7 @@ func (l *Log) Append(batch []byte, h record.Header) (Appended, error) {
 	t := &l.tip
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := l.admit(b); err != nil {
+	if err := l.admit(); err != nil {
 		l.o.Metrics.rejected(err)
 		return a, err
 	}
@@ -89,7 +89,7 @@ func (l *Log) Append(batch []byte, h record.Header) (Appended, error) {
 }
 
 // admit tells why nothing can be appended, if so.
-func (l *Log) admit(b bundle.Batch) error {
+func (l *Log) admit() error {
 	switch {
 	case l.tip.closed != kafka.None:
 		return l.tip.closed

@@ -107,7 +107,7 @@ func (w *fakeWAL) flush(n int) {
 	if n == 0 {
 		return
 	}
-	obj := make([]byte, 7) // a header of sorts
+	obj := []byte("header:") // of sorts
 	s := bundle.Slice{Slot: entries[0].Slot, TP: entries[0].TP, Pos: int64(len(obj))}
 	for _, e := range entries {
 		b := e.Batch

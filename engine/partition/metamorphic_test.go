@@ -98,10 +98,7 @@ func (s *stack) seal() {
 	if len(snap.Hot) == 0 {
 		return
 	}
-	src := upload.Source{TP: testTP, Base: snap.Hot[0].Base, End: snap.State.NextOffset, State: snap.State}
-	for _, r := range snap.Hot {
-		src.Slices = append(src.Slices, r)
-	}
+	src := upload.Source{TP: testTP, Base: snap.Hot[0].Base, End: snap.State.NextOffset, State: snap.State, Slices: snap.Hot}
 	seg, err := upload.Segment(s.t.Context(), s.uploads, src)
 	check0(s.t, err)
 	check0(s.t, s.catalog.AddSegment(s.t.Context(), s.slot, s.topic, seg))

@@ -166,7 +166,7 @@ func (l *Log) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Ar
 		case err != nil && len(bufs) == 0:
 			return nil, next, err
 		case err != nil:
-			return bufs, next, nil
+			return bufs, next, nil //nolint:nilerr // what was read is served; the next fetch meets the error again
 		}
 		if bufs == nil {
 			bufs = part

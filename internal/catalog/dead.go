@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -78,7 +79,7 @@ func deadOf(items []meta.Item) ([]DeadObjects, error) {
 
 // ForgetDead removes the note of objects that have been deleted.
 func (c *Catalog) ForgetDead(ctx context.Context, d DeadObjects) error {
-	if _, err := c.commit(ctx, meta.Delete(d.item)); err != nil && fencedIf(err) != ErrFenced {
+	if _, err := c.commit(ctx, meta.Delete(d.item)); err != nil && !errors.Is(fencedIf(err), ErrFenced) {
 		return fmt.Errorf("forget dead objects: %w", err)
 	}
 	return nil // or somebody else has

@@ -79,8 +79,7 @@ func (d *DiskFS) open(name string, flags int) (File, error) {
 	if flags != os.O_RDONLY {
 		df.direct = d.Direct && startDirect(f)
 	} else if _, err := df.Size(); err != nil {
-		f.Close()
-		return nil, err
+		return nil, errors.Join(err, f.Close())
 	}
 	return df, nil
 }
@@ -189,7 +188,7 @@ func (d *DiskFS) dir(name string) (*os.File, error) {
 	d.dirs[p] = f
 	d.mu.Unlock()
 	for _, old := range evicted {
-		old.Close() // read-only: nothing to lose
+		_ = old.Close() // read-only: nothing to lose
 	}
 	return f, nil
 }

@@ -28,9 +28,7 @@ func writev(f *os.File, bufs [][]byte) (int64, error) {
 			return total, nil
 		}
 		vecs = append(vecs[:0], bufs[0][skip:])
-		for _, b := range bufs[1:min(len(bufs), maxIovecs)] {
-			vecs = append(vecs, b)
-		}
+		vecs = append(vecs, bufs[1:min(len(bufs), maxIovecs)]...)
 		var n int
 		var werr error
 		if err := conn.Control(func(fd uintptr) { n, werr = unix.Writev(int(fd), vecs) }); err != nil {
@@ -67,7 +65,7 @@ func linkCount(f *os.File) (uint64, error) {
 	if err := conn.Control(func(fd uintptr) { serr = unix.Fstat(int(fd), &st) }); err != nil {
 		return 0, err
 	}
-	return uint64(st.Nlink), serr
+	return uint64(st.Nlink), serr //nolint:unconvert // 32 bits on some systems
 }
 
 // topDir is FS_TOPDIR_FL of the ioctls of inode flags (chattr +T).

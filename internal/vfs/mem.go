@@ -105,23 +105,23 @@ func (m *Mem) begin(kind OpKind, name string) error {
 
 // find returns the node at a path.
 func (m *Mem) find(op OpKind, name string) (*node, error) {
-	fail := func(err error) (*node, error) {
-		return nil, &fs.PathError{Op: string(op), Path: name, Err: err}
+	fail := func(err error) error {
+		return &fs.PathError{Op: string(op), Path: name, Err: err}
 	}
 	n := m.root
 	if name == "" || name == "." {
 		return n, nil
 	}
 	if !fs.ValidPath(name) {
-		return fail(fs.ErrInvalid)
+		return nil, fail(fs.ErrInvalid)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if n.names == nil {
-			return fail(syscall.ENOTDIR)
+			return nil, fail(syscall.ENOTDIR)
 		}
 		next, ok := n.names[part]
 		if !ok {
-			return fail(syscall.ENOENT)
+			return nil, fail(syscall.ENOENT)
 		}
 		n = next
 	}

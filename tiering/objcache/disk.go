@@ -97,7 +97,7 @@ func (d *disk) scan(name string) error {
 		n, _ := f.ReadAt(head, pos)
 		h, err := decodeExtentHead(head[:n])
 		if err != nil || pos+h.size()+h.n > file.size {
-			return nil // the end, or what a crash left of it
+			return nil //nolint:nilerr // the end, or what a crash left of it
 		}
 		d.add(h, file, pos+h.size())
 		pos += h.size() + h.n

@@ -27,10 +27,9 @@ var testTP = kafka.TopicPartition{Topic: kafka.TopicID{7}, Partition: 2}
 // rig has slices of one partition in objects of a store.
 type rig struct {
 	Options
-	mem  *memstore.Store
-	src  Source
-	raw  []byte // all batches
-	puts []string
+	mem *memstore.Store
+	src Source
+	raw []byte // all batches
 }
 
 func newRig(t *testing.T) *rig {

@@ -52,7 +52,7 @@ func (s *sim) fault(memstore.Op, string) memstore.Fault {
 	case 1:
 		return memstore.Fault{Kind: memstore.FailApplied}
 	case 2:
-		return memstore.Fault{Kind: memstore.LandLater, After: ms * ms / time.Millisecond}
+		return memstore.Fault{Kind: memstore.LandLater, After: time.Duration(ms.Milliseconds()) * ms}
 	case 3: // paused, longer than an attempt's deadline
 		return memstore.Fault{Kind: memstore.Delay, After: time.Duration(s.rng.IntN(60)) * time.Second}
 	case 4:

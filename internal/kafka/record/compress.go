@@ -48,8 +48,9 @@ func compress(c Codec, level int, dst, src []byte) ([]byte, error) {
 	if !ok {
 		pool, _ = encoders.LoadOrStore(key, new(sync.Pool))
 	}
-	enc, err := pool.(*sync.Pool).Get(), error(nil)
+	enc := pool.(*sync.Pool).Get()
 	if enc == nil {
+		var err error
 		if enc, err = newEncoder(key); err != nil {
 			return nil, fmt.Errorf("compress %v: %w", c, err)
 		}

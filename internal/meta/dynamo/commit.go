@@ -211,7 +211,7 @@ func cancellation(id string, err *types.TransactionCanceledException) error {
 			}
 			kind = meta.ErrConflict
 		case "ValidationError", "ItemCollectionSizeLimitExceeded":
-			if kind == meta.ErrBusy {
+			if errors.Is(kind, meta.ErrBusy) {
 				kind = meta.ErrInvalid
 			}
 		}

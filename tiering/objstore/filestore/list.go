@@ -94,8 +94,8 @@ func (w *walk) visit(ctx context.Context, key string) error {
 		}
 		return w.dir(ctx, key)
 	}
-	if key <= w.after || objstore.ValidateKey(key) != nil { // or a stranger's file
-		return nil
+	if key <= w.after || objstore.ValidateKey(key) != nil {
+		return nil //nolint:nilerr // a stranger's file
 	}
 	size, _, _, err := w.s.size(w.s.path(key))
 	if errors.Is(err, errNoPack) { // deleted since, with its pack, or missing

@@ -36,7 +36,7 @@ func (s *Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (n 
 		}
 		n, size, err = s.readAt(s.path(key), p, off)
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		if absent(err) {
 			err = objstore.ErrNotFound
 		}
@@ -143,7 +143,7 @@ func (h *handles) acquire(name string) (*handle, error) {
 // parseRef looks whether the file is a reference to a pack.
 func (f *handle) parseRef() error {
 	b := make([]byte, pack.RefSize)
-	if _, err := f.file.ReadAt(b, 0); err != nil && err != io.EOF {
+	if _, err := f.file.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	f.id, f.packed = pack.ParseRef(b)

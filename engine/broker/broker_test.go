@@ -70,3 +70,31 @@ func TestStartGivesUp(t *testing.T) {
 		t.Errorf("run: %v", err)
 	}
 }
+
+// TestStartAsksLittle counts what a start on a cluster that was used asks the
+// catalogue until it serves: it does not grow with the number of slots.
+func TestStartAsksLittle(t *testing.T) {
+	store := memmeta.New()
+	var log bytes.Buffer
+	objects := memstore.New()
+	var calls [2]atomic.Int64
+	for i := range calls {
+		var serves atomic.Bool
+		store.Hook = func(string, []meta.Op) memmeta.Fault {
+			if !serves.Load() {
+				calls[i].Add(1)
+			}
+			return memmeta.Fault{}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		o := options(t, store, &log)
+		o.Store, o.Ready = objects, func(string) { serves.Store(true); cancel() }
+		if err := Run(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d calls for a new cluster, %d for one that was used", calls[0].Load(), calls[1].Load())
+	if n := calls[1].Load(); n > DefaultSlots/4 {
+		t.Errorf("%d calls", n)
+	}
+}

@@ -74,12 +74,21 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	return m, nil
 }
 
+// readLogStarts reads the log starts of slots, one query each, of those that
+// were owned before and have partitions.
 func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	used := make(map[kafka.Slot]bool)
+	count := m.o.View.Now().Slots()
+	for _, t := range m.o.Catalog.Topics().All() {
+		for p := range t.Partitions {
+			used[kafka.PartitionSlot(t.Name, p, count)] = true
+		}
+	}
 	each := make([]map[kafka.TopicPartition]kafka.Offset, len(slots))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for i, s := range slots {
-		if s.Epoch == 0 { // never owned before, so nothing was ever written in it
+		if s.Epoch == 0 || !used[s.Slot] {
 			continue
 		}
 		g.Go(func() error {

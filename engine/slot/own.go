@@ -174,18 +174,8 @@ var errStale = errors.New("slot: a session that is named has gone")
 
 // read reads slots, and the sessions that they name, as they are now.
 func (m *Manager) read(ctx context.Context, slots []kafka.Slot) ([]catalog.Slot, map[catalog.SessionID]catalog.Session, error) {
-	items := make([]catalog.Slot, len(slots))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for i, s := range slots {
-		g.Go(func() error {
-			return m.steps.persist(gctx, "read slot", func() (err error) {
-				items[i], err = m.o.Catalog.Slot(gctx, s)
-				return err
-			})
-		})
-	}
-	if err := g.Wait(); err != nil {
+	items, err := m.readSlots(ctx, slots)
+	if err != nil {
 		return nil, nil, err
 	}
 	sessions := make(map[catalog.SessionID]catalog.Session)
@@ -216,6 +206,41 @@ func (m *Manager) read(ctx context.Context, slots []kafka.Slot) ([]catalog.Slot,
 		}
 	}
 	return items, sessions, nil
+}
+
+// readSlots reads slots: few of them one by one, many with all others, which
+// are one or two pages.
+func (m *Manager) readSlots(ctx context.Context, slots []kafka.Slot) ([]catalog.Slot, error) {
+	items := make([]catalog.Slot, len(slots))
+	if len(slots) > fewSlots {
+		var all []catalog.Slot
+		err := m.steps.persist(ctx, "read slots", func() (err error) {
+			all, err = m.o.Catalog.Slots(ctx)
+			return err
+		})
+		byNumber := make(map[kafka.Slot]catalog.Slot, len(all))
+		for _, s := range all {
+			byNumber[s.Slot] = s
+		}
+		for i, s := range slots {
+			var owned bool
+			if items[i], owned = byNumber[s]; !owned {
+				items[i] = catalog.Slot{Slot: s, Epoch: -1}
+			}
+		}
+		return items, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, s := range slots {
+		g.Go(func() error {
+			return m.steps.persist(ctx, "read slot", func() (err error) {
+				items[i], err = m.o.Catalog.Slot(ctx, s)
+				return err
+			})
+		})
+	}
+	return items, g.Wait()
 }
 
 // install recovers the partitions of slots that are mine, and opens their logs.

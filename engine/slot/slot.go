@@ -80,6 +80,7 @@ const (
 	callTimeout  = 30 * time.Second
 	parallel     = 32       // reads of the catalogue at a time
 	moveBatch    = 40       // slots in one take or hand-over
+	fewSlots     = 8        // slots that are read one by one
 	commitBatch  = 90       // slots in one checkpoint commit
 	maxCkpts     = 8        // checkpoints a slot names before they are merged
 	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint

@@ -29,9 +29,15 @@ func (m *Manager) Await(ctx context.Context) error {
 	}
 }
 
-// behind tells whether another live session does not act on a change yet. This
-// one may have been ended meanwhile, so that a single other is enough to be asked.
+// behind tells whether another live session does not act on a change yet, or
+// one that is fenced may still acknowledge, because its WAL is not sealed. This session
+// may have been ended meanwhile, so that a single other is enough to be asked.
 func (m *Manager) behind(ctx context.Context, change int64) (bool, error) {
+	for _, s := range m.o.Catalog.Members().Fenced() {
+		if s.ID != m.session.ID {
+			return true, nil
+		}
+	}
 	others := slices.DeleteFunc(slices.Clone(m.o.View.Now().Live()), func(id catalog.SessionID) bool { return id == m.session.ID })
 	if len(others) == 0 {
 		return false, nil

@@ -26,6 +26,10 @@ import (
 // Kafka replica, any time is enough.
 const minProduceTimeout = time.Second
 
+// arriveTimeout is how long a request waits for partitions that are on their way
+// here: longer than a hand-over takes, and shorter than clients mind.
+const arriveTimeout = 500 * time.Millisecond
+
 // producing is one request under way. The reader appends, the answerer finishes.
 type producing struct {
 	s        *Server
@@ -35,7 +39,8 @@ type producing struct {
 	doubtful []appended // batches that the log refused: true only if its session is live
 	now      time.Time
 	// of the request's own timeout, from its arrival
-	cancel context.CancelFunc
+	cancel   context.CancelFunc
+	patience time.Time // until when partitions that move are waited for; zero: none did yet
 }
 
 // appended is a batch whose durability decides one partition's answer.
@@ -64,7 +69,7 @@ func (s *Server) produce(ctx context.Context, r *request, req *produceRequest) f
 			row := &out.Partitions[j]
 			*row = wire.ProducePartition{Partition: t.parts[j].index, Err: code, BaseOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
 			if code == kafka.None {
-				p.append(topic, t.parts[j].records, row)
+				p.append(ctx, topic, t.parts[j].records, row)
 			}
 		}
 	}
@@ -123,9 +128,26 @@ func (s *Server) log(t *catalog.Topic, p int32) (*partition.Log, kafka.ErrorCode
 	return nil, kafka.NotLeaderOrFollower
 }
 
+// arrives waits for a partition that is refused here because it moves, and
+// tells whether it is here now. All partitions of the request share the time.
+func (p *producing) arrives(ctx context.Context, t *catalog.Topic, partition int32) bool {
+	if p.s.o.Arrives == nil {
+		return false
+	}
+	if p.patience.IsZero() {
+		p.patience = time.Now().Add(arriveTimeout)
+	}
+	ctx, cancel := context.WithDeadline(ctx, p.patience)
+	defer cancel()
+	return p.s.o.Arrives(ctx, slotOf(p.s.o.Cluster(), t, partition))
+}
+
 // append validates and appends one partition's batch, and fills in its answer.
-func (p *producing) append(t *catalog.Topic, records []byte, row *wire.ProducePartition) {
+func (p *producing) append(ctx context.Context, t *catalog.Topic, records []byte, row *wire.ProducePartition) {
 	l, code := p.s.log(t, row.Partition)
+	if code == kafka.NotLeaderOrFollower && p.arrives(ctx, t, row.Partition) {
+		l, code = p.s.log(t, row.Partition)
+	}
 	if row.Err = code; code != kafka.None {
 		return
 	}
@@ -144,6 +166,12 @@ func (p *producing) append(t *catalog.Topic, records []byte, row *wire.ProducePa
 		return
 	}
 	a, err := l.Append(batch, h)
+	if codeOf(err) == kafka.NotLeaderOrFollower && p.arrives(ctx, t, row.Partition) {
+		if again, code := p.s.log(t, row.Partition); code == kafka.None {
+			l = again
+			a, err = l.Append(batch, h)
+		}
+	}
 	if err != nil {
 		if row.Err = codeOf(err); fromLog(row.Err) {
 			row.LogStartOffset = a.LogStart

@@ -133,7 +133,7 @@ func (b *Broker) run(ctx context.Context) error {
 	})
 	server, err := api.New(api.Options{
 		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
-		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, SetLogStart: b.setLogStart, Logger: b.o.Logger, Registerer: b.registerer(),
+		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, SetLogStart: b.setLogStart, Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
 		return err
@@ -277,6 +277,11 @@ func (b *Broker) reconcile(ctx context.Context) error {
 
 // await waits until all live brokers act on what this one knows.
 func (b *Broker) await(ctx context.Context) error { return b.manager.Load().Await(ctx) }
+
+// arrives waits for a slot that is on its way here.
+func (b *Broker) arrives(ctx context.Context, s kafka.Slot) bool {
+	return b.manager.Load().Arrives(ctx, s)
+}
 
 func (b *Broker) admit(ctx context.Context, n int) error { return b.manager.Load().Admit(ctx, n) }
 

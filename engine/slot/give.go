@@ -201,6 +201,7 @@ func (m *Manager) keep(slots []catalog.Slot) {
 		delete(m.stopped, s.Slot)
 		m.slots[s.Slot] = s
 	}
+	m.tell()
 	m.mu.Unlock()
 	_ = m.Reconcile(context.Background())
 }
@@ -215,4 +216,5 @@ func (m *Manager) forget(slots []catalog.Slot, logs []*partition.Log) {
 	for _, s := range slots {
 		delete(m.stopped, s.Slot)
 	}
+	m.tell()
 }

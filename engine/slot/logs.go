@@ -66,6 +66,7 @@ func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*rec
 			m.openLog(tp, t.Name, *cfg, tails[tp], starts[tp])
 		}
 	}
+	m.tell()
 }
 
 // openLog opens a partition's log where its slot is held, with the tail that

@@ -32,6 +32,7 @@ type Manager struct {
 	suspects chan []catalog.SessionID // from beat to own
 	applied  atomic.Int64             // the change of the feed that the logs are at
 	renew    chan struct{}            // one token: beat renews at once
+	looked   atomic.Int64             // when Arrives has read the feed last, in Unix nanoseconds
 	left     atomic.Bool              // the session ends by itself
 	done     chan struct{}            // closed when Run has ended
 
@@ -40,6 +41,7 @@ type Manager struct {
 	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it
 
 	mu      sync.Mutex
+	moved   chan struct{}                                          // closed, and another put in its place, when slots come or go
 	slots   map[kafka.Slot]catalog.Slot                            // held, as last committed
 	stopped map[kafka.Slot]catalog.Slot                            // on their way to another session
 	topics  map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
@@ -60,7 +62,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, steps: steps, session: mine, set: o.Logs, suspects: make(chan []catalog.SessionID, 1), renew: make(chan struct{}, 1), done: make(chan struct{}),
+		o: o, steps: steps, session: mine, set: o.Logs, suspects: make(chan []catalog.SessionID, 1), renew: make(chan struct{}, 1), done: make(chan struct{}), moved: make(chan struct{}),
 		slots: make(map[kafka.Slot]catalog.Slot), stopped: make(map[kafka.Slot]catalog.Slot),
 		topics: make(map[kafka.TopicPartition]*atomic.Pointer[config.Topic]),
 	}
@@ -190,6 +192,7 @@ func (m *Manager) drop() {
 	m.mu.Lock()
 	clear(m.slots)
 	clear(m.stopped)
+	m.tell()
 	m.mu.Unlock()
 	for _, l := range m.set.All() {
 		m.set.Remove(l.TP())
@@ -201,7 +204,7 @@ func (m *Manager) drop() {
 // those that live on, if any. It returns when nothing is held here, nobody else is
 // there, or ctx ends. Run must be running.
 func (m *Manager) HandOver(ctx context.Context) error {
-	if len(m.o.View.Now().Live()) < 2 {
+	if !m.heirs() {
 		return nil
 	}
 	if _, err := m.o.Catalog.AnnounceLeave(ctx, m.session); err != nil {
@@ -210,7 +213,7 @@ func (m *Manager) HandOver(ctx context.Context) error {
 	m.told(ctx)
 	retry := time.NewTicker(m.o.Config().HeartbeatInterval)
 	defer retry.Stop()
-	for len(m.Owned()) > 0 && len(m.o.View.Now().Live()) > 1 {
+	for len(m.Owned()) > 0 && m.heirs() {
 		err := m.keeper.ask(ctx, m.keeper.balance)
 		if ctx.Err() != nil || errors.Is(err, wal.ErrFenced) || errors.Is(err, wal.ErrClosed) {
 			return fmt.Errorf("hand over: %w", err)
@@ -224,6 +227,12 @@ func (m *Manager) HandOver(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// heirs tells whether another session lives on: who leaves as well takes nothing.
+func (m *Manager) heirs() bool {
+	c := m.o.View.Now()
+	return slices.ContainsFunc(c.Live(), func(id catalog.SessionID) bool { return id != m.session.ID && !c.Leaves(id) })
 }
 
 // told gives the others a moment to hear that this session leaves, so that they

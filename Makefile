@@ -44,7 +44,8 @@ end-to-end: build ## the real binary: the probe against Apache Kafka's answers, 
 	@$(STAGE) kill-9 go -C test test -count=1 ./survive
 	@$(STAGE) faults go -C test test -count=1 ./faults
 
-cluster: build ## three brokers on one directory: kill -9, SIGSTOP, a rolling restart, all under load
+cluster: build ## three brokers on one directory, and on versitygw and DynamoDB Local: kill -9, SIGSTOP, a rolling restart, all under load
+	@.ci/setup-aws
 	@$(STAGE) cluster go -C test test -count=1 -v ./cluster
 
 tools: build ## Kafka's own command-line tools, and kcat

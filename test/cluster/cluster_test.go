@@ -1,17 +1,19 @@
-// Package cluster runs three broker processes over one data directory, harms
-// them while an idempotent producer writes and a group reads, and checks that nothing
+// Package cluster runs three broker processes over one data directory, or over one
+// bucket and one table, harms them while an idempotent producer writes and a group reads, and checks that nothing
 // that was acknowledged is lost, twice there, reordered or changed, and for how long
 // a partition could not be written to.
 package cluster
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/varvelog/varve/test/internal/awstest"
 	"github.com/varvelog/varve/test/internal/brokertest"
 	"github.com/varvelog/varve/test/internal/load"
 )
@@ -60,15 +62,26 @@ type world struct {
 	harms   []harmed
 }
 
+// onFiles are brokers that share a data directory.
+func onFiles(t *testing.T) brokertest.Options { return brokertest.Options{Data: t.TempDir()} }
+
+// onAWS are brokers that share a bucket and a table, and have a data directory each.
+func onAWS(t *testing.T) brokertest.Options {
+	return brokertest.Options{
+		Args: []string{"--bucket", awstest.Name("bucket"), "--table", awstest.Name("table"), "--create"},
+		Env:  awstest.Environ(awstest.VersityGW(t), awstest.DynamoDBLocal(t)),
+	}
+}
+
 // start starts the brokers, one after the other, and the load of so many seconds.
-func start(t *testing.T, seconds int) *world {
+func start(t *testing.T, place brokertest.Options, seconds int) *world {
 	t.Helper()
 	w := &world{t: t}
-	data := t.TempDir()
 	for id := range brokers {
-		w.brokers = append(w.brokers, brokertest.StartWith(t, brokertest.Options{
-			Data: data, Args: []string{"--id", strconv.Itoa(id + 1)}, Settings: []string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304"},
-		}))
+		o := place
+		o.Args = append(slices.Clone(place.Args), "--id", strconv.Itoa(id+1))
+		o.Settings = []string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304"}
+		w.brokers = append(w.brokers, brokertest.StartWith(t, o))
 	}
 	topic := strings.ToLower(t.Name())
 	w.load = load.Start(t, load.Build(t), w.addrs(), topic, "--seconds", strconv.Itoa(seconds), "--partitions", strconv.Itoa(partitions),
@@ -138,7 +151,7 @@ func rounds(t *testing.T) int {
 // TestKill9 kills one broker after the other, and starts each again.
 func TestKill9(t *testing.T) {
 	n := rounds(t)
-	w := start(t, 4+12*n)
+	w := start(t, onFiles(t), 4+12*n)
 	for round := range n {
 		b := w.brokers[round%brokers]
 		w.harm("kill -9", afterKill, b.Kill)
@@ -147,10 +160,24 @@ func TestKill9(t *testing.T) {
 	w.finish()
 }
 
+// TestKill9AWS is TestKill9 on S3 and DynamoDB; what the broker had on its disk
+// is lost with it.
+func TestKill9AWS(t *testing.T) {
+	w := start(t, onAWS(t), 40)
+	for _, b := range w.brokers[:2] {
+		w.harm("kill -9", afterKill, b.Kill)
+		if err := os.RemoveAll(b.Data); err != nil {
+			t.Fatal(err)
+		}
+		w.harm("start again", afterMove, func() { b.Restart(t) })
+	}
+	w.finish()
+}
+
 // TestStopped stops a broker for longer than the session timeout. When it goes
 // on, its slots are others', and all that it writes is refused.
 func TestStopped(t *testing.T) {
-	w := start(t, 40)
+	w := start(t, onFiles(t), 40)
 	for id := range 2 {
 		b := w.brokers[id]
 		w.harm("SIGSTOP", afterPause, func() {
@@ -164,7 +191,7 @@ func TestStopped(t *testing.T) {
 
 // TestRolling stops one broker after the other in order, and starts it again.
 func TestRolling(t *testing.T) {
-	w := start(t, 40)
+	w := start(t, onFiles(t), 40)
 	for id, b := range w.brokers {
 		w.harm("SIGTERM", afterMove, func() {
 			if code := b.Stop(t); code != 0 {

@@ -129,7 +129,7 @@ func (b *Broker) run(ctx context.Context) error {
 	defer cancel()
 	groups := group.New(group.Options{
 		Catalog: b.catalog, Config: b.config.Load, Logger: b.o.Logger,
-		Slot: b.groupSlot, Slots: b.ownedSlots,
+		Slot: b.groupSlot, Slots: b.ownedSlots, Registerer: b.registerer(),
 	})
 	server, err := api.New(api.Options{
 		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,

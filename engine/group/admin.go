@@ -18,7 +18,8 @@ import (
 const (
 	// groupType is what ListGroups calls these groups (KIP-848).
 	groupType  = "classic"
-	memberSize = 256 // in bytes, of a member in an answer, beside its metadata and assignment
+	maxListed  = 100_000 // groups in an answer
+	memberSize = 256     // in bytes, of a member in an answer, beside its metadata and assignment
 	tooMuch    = "The answer would be too large: ask for fewer groups at once."
 )
 
@@ -94,10 +95,18 @@ func (g *Group) describe() kmsg.DescribeGroupsResponseGroup {
 }
 
 // List handles ListGroups, versions 0 to 5: from 4 on filtered by state, from
-// 5 on by type; both ignore case.
+// 5 on by type; both ignore case. Of groups that are not in memory the state is
+// read from the catalogue, by one List at a time.
 func (c *Coordinator) List(ctx context.Context, req *kmsg.ListGroupsRequest) *kmsg.ListGroupsResponse {
 	resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
 	if !wanted(req.TypesFilter, groupType) {
+		return resp
+	}
+	select {
+	case c.listing <- struct{}{}:
+		defer func() { <-c.listing }()
+	case <-ctx.Done():
+		resp.ErrorCode = int16(kafka.CoordinatorNotAvailable)
 		return resp
 	}
 	groups := make(map[string]kmsg.ListGroupsResponseGroup)
@@ -105,6 +114,11 @@ func (c *Coordinator) List(ctx context.Context, req *kmsg.ListGroupsRequest) *km
 		if err := c.listSlot(ctx, slot, groups); err != nil {
 			c.o.Logger.Warn("list groups", "slot", slot.Slot, "error", err)
 			resp.ErrorCode = int16(kafka.CoordinatorNotAvailable)
+			return resp
+		}
+		if len(groups) > maxListed {
+			c.o.Logger.Warn("list groups: too many", "most", maxListed)
+			resp.ErrorCode = int16(kafka.InvalidRequest)
 			return resp
 		}
 	}
@@ -149,7 +163,7 @@ func (c *Coordinator) listSlot(ctx context.Context, slot catalog.Slot, groups ma
 		}
 		rctx, cancel := context.WithTimeout(ctx, ioTimeout)
 		defer cancel()
-		_, g, _, err := read(rctx, c.o.Catalog, storeID(ids[i]))
+		g, err := readState(rctx, c.o.Catalog, storeID(ids[i]))
 		mu.Lock()
 		defer mu.Unlock()
 		switch {

@@ -11,7 +11,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/varvelog/varve/engine/group"
+
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -26,6 +28,8 @@ type world struct {
 	mine  catalog.Session
 	slot  catalog.Slot
 	topic catalog.Topic
+
+	registry prometheus.Registerer // of the coordinators that are started; nil: none
 
 	live  bool // a running coordinator sees changes of owned
 	owned func() (catalog.Slot, bool)
@@ -87,8 +91,9 @@ func (w *world) start(settings ...string) (*group.Coordinator, func()) {
 	}
 	c := group.New(group.Options{
 		Catalog: cat, Config: func() *config.Broker { return cfg },
-		Slot:  func(string) (catalog.Slot, bool) { return (*owned)() },
-		Slots: func() []catalog.Slot { return []catalog.Slot{slot} },
+		Slot:       func(string) (catalog.Slot, bool) { return (*owned)() },
+		Slots:      func() []catalog.Slot { return []catalog.Slot{slot} },
+		Registerer: w.registry,
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var wg sync.WaitGroup

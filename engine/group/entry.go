@@ -114,7 +114,15 @@ func (e *entry) step(ev Event) {
 	}
 	cfg := e.c.o.Config()
 	e.group.Limits = Limits{InitialDelay: cfg.GroupInitialRebalanceDelay, MaxSize: cfg.GroupMaxSize, Retention: cfg.OffsetsRetention}
+	generation := e.group.generation
 	out := e.group.Step(time.Now(), ev)
+	if e.group.generation > generation {
+		e.c.metrics.rebalances.Inc()
+	}
+	e.c.metrics.commits.Add(float64(len(out.Set)))
+	if _, ok := ev.(Expire); ok {
+		e.c.metrics.expirations.Add(float64(len(out.Del)))
+	}
 	if out.Save {
 		e.version++
 	}

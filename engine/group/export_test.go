@@ -6,3 +6,6 @@ func (c *Coordinator) Loaded() int {
 	defer c.mu.Unlock()
 	return len(c.entries)
 }
+
+// MaxToldGroups is the most groups whose members and offsets metrics tell.
+const MaxToldGroups = maxToldGroups

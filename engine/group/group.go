@@ -24,6 +24,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -44,12 +46,16 @@ type Options struct {
 	Slots   func() []catalog.Slot                   // all that are owned here
 	Config  func() *config.Broker                   // the settings of now
 	Logger  *slog.Logger
+	// Registerer takes the metrics; nil: none.
+	Registerer prometheus.Registerer
 }
 
 // Coordinator coordinates the groups of the slots that this broker owns. All
 // methods are safe for concurrent use.
 type Coordinator struct {
-	o Options
+	o       Options
+	metrics *metrics
+	listing chan struct{} // of capacity 1: one List reads the catalogue
 
 	mu      sync.Mutex // taken after an entry's, never before it
 	entries map[string]*entry
@@ -64,7 +70,9 @@ func New(o Options) *Coordinator {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Coordinator{o: o, entries: make(map[string]*entry)}
+	c := &Coordinator{o: o, entries: make(map[string]*entry), listing: make(chan struct{}, 1)}
+	c.metrics = newMetrics(o.Registerer, c)
+	return c
 }
 
 // Run lets the coordinator work until ctx ends, and drives expiry; everything

@@ -54,6 +54,16 @@ func (e *entry) load() job {
 	}
 }
 
+// readState reads a group without its offsets.
+func readState(ctx context.Context, cat *catalog.Catalog, id string) (*Group, error) {
+	item, err := cat.ReadGroupState(ctx, id)
+	if err != nil || len(item.Value) == 0 {
+		return NewGroup(), err
+	}
+	g, _, err := decode(item.Value)
+	return g, err
+}
+
 func read(ctx context.Context, cat *catalog.Catalog, id string) (catalog.GroupState, *Group, fence, error) {
 	item, offsets, err := cat.LoadGroup(ctx, id)
 	if err != nil || len(item.Value) == 0 {

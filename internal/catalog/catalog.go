@@ -79,8 +79,13 @@ func (c *Catalog) get(ctx context.Context, pk, sk string) (meta.Item, error) {
 
 // all returns all items of a partition key with a prefix.
 func (c *Catalog) all(ctx context.Context, pk, prefix string) ([]meta.Item, error) {
+	return c.inRange(ctx, pk, meta.Range{Prefix: prefix})
+}
+
+// inRange returns all items of a partition key in a range.
+func (c *Catalog) inRange(ctx context.Context, pk string, r meta.Range) ([]meta.Item, error) {
 	var items []meta.Item
-	for r := (meta.Range{Prefix: prefix}); ; {
+	for {
 		page, more, err := c.store.Query(ctx, pk, r)
 		if err != nil {
 			return nil, err

@@ -42,6 +42,7 @@ const (
 	stateSK       = "state"
 	partPrefix    = "part/"
 	offsetsPrefix = "offsets/"
+	afterOffsets  = "offsets0" // '0' follows '/'; the state and its parts sort behind
 )
 
 func groupPK(id string) string { return "group/" + id }
@@ -82,6 +83,23 @@ func (c *Catalog) LoadGroup(ctx context.Context, id string) (GroupState, map[kaf
 		return g, nil, fmt.Errorf("load group %q: %w", id, err)
 	}
 	return g, offsets, nil
+}
+
+// ReadGroupState is LoadGroup without the offsets.
+func (c *Catalog) ReadGroupState(ctx context.Context, id string) (GroupState, error) {
+	var g GroupState
+	err := again(ctx, func() error {
+		items, err := c.inRange(ctx, groupPK(id), meta.Range{After: afterOffsets})
+		if err != nil {
+			return err
+		}
+		g = GroupState{ID: id, item: meta.Item{Key: meta.Key{PK: groupPK(id), SK: stateSK}}}
+		return g.fill(items)
+	})
+	if err != nil {
+		return g, fmt.Errorf("read state of group %q: %w", id, err)
+	}
+	return g, nil
 }
 
 // fill puts the state together from a group's items. Those of one state are

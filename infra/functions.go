@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsevents"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awseventstargets"
@@ -55,6 +57,7 @@ func newFunctions(scope constructs.Construct, c Config, s storage, a Assets) fun
 			env: map[string]*string{
 				"VARVE_BUCKET": s.bucket.BucketName(), "VARVE_TABLE": s.table.TableName(), "VARVE_PREFIX": jsii.String(c.Prefix), "VARVE_CLUSTER": jsii.String(c.Name),
 				"VARVE_SETTINGS": jsii.String(settingsText(c.Settings)),
+				"VARVE_RESERVE":  jsii.String(fmt.Sprintf("%.0fm", 3**j.every.ToMinutes(nil))),
 			},
 		})
 		s.grant(fn.role, j.objects)

@@ -35,13 +35,17 @@ type Environment struct {
 	Bucket, Prefix, Table string
 	Cluster               string // names it in metrics
 	Settings              string // the brokers' static settings, a JSON object of strings; "": Kafka's defaults
+	// Reserve is how long brokers leave the work to the function behind a run: a
+	// duration, some turns of its schedule. 0: for the job to say.
+	Reserve time.Duration
 }
 
-// FromEnvironment reads them.
+// FromEnvironment reads them. What is no duration counts as 0.
 func FromEnvironment(getenv func(string) string) Environment {
+	reserve, _ := time.ParseDuration(getenv("VARVE_RESERVE")) // it orders who works, and no more
 	return Environment{
 		Bucket: getenv("VARVE_BUCKET"), Prefix: getenv("VARVE_PREFIX"), Table: getenv("VARVE_TABLE"),
-		Cluster: getenv("VARVE_CLUSTER"), Settings: getenv("VARVE_SETTINGS"),
+		Cluster: getenv("VARVE_CLUSTER"), Settings: getenv("VARVE_SETTINGS"), Reserve: reserve,
 	}
 }
 

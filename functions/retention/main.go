@@ -25,7 +25,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		return nil, err
 	}
 	r, err := retention.New(retention.Options{
-		Catalog: c.Catalog, Store: c.Store, Slots: c.Slots, Holder: job.Holder, Config: c.Config,
+		Catalog: c.Catalog, Store: c.Store, Slots: c.Slots, Holder: job.Holder, Reserve: e.Reserve, Config: c.Config,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {

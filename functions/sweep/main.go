@@ -27,7 +27,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		return nil, err
 	}
 	s, err := sweep.New(sweep.Options{
-		Catalog: c.Catalog, Store: c.Store, Holder: job.Holder,
+		Catalog: c.Catalog, Store: c.Store, Holder: job.Holder, Reserve: e.Reserve,
 		Grace:  func() time.Duration { return config.EffectiveTopic(c.Config(), nil).FileDeleteDelay },
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})

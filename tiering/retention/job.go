@@ -1,6 +1,7 @@
 package retention
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,6 +46,9 @@ type Options struct {
 	// Interval returns the time between two passes
 	// (log.retention.check.interval.ms); nil: each turn makes one.
 	Interval func() time.Duration
+	// Reserve is how long the work stays with Holder behind a turn: some turns
+	// of its schedule. 0: three intervals.
+	Reserve time.Duration
 
 	// Tail returns the bytes of a log that are not sealed, where this process
 	// knows them; they count towards retention.bytes. Nil: never.
@@ -218,7 +222,8 @@ func (t *turn) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	t.lease.State = t.at.text()
-	err := t.o.Catalog.ReleaseLease(ctx, t.lease, reserveTurns*max(t.o.Interval(), turnPeriod))
+	reserve := cmp.Or(t.o.Reserve, reserveTurns*max(t.o.Interval(), turnPeriod))
+	err := t.o.Catalog.ReleaseLease(ctx, t.lease, reserve)
 	if errors.Is(err, catalog.ErrFenced) {
 		return nil // somebody else goes on
 	}

@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,7 +168,8 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 func (j *Job) end(ctx context.Context, lease catalog.Lease) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	err := j.o.Catalog.ReleaseLease(ctx, lease, reserveTurns*max(j.o.Interval(), turnPeriod))
+	reserve := cmp.Or(j.o.Reserve, reserveTurns*max(j.o.Interval(), turnPeriod))
+	err := j.o.Catalog.ReleaseLease(ctx, lease, reserve)
 	if errors.Is(err, catalog.ErrFenced) {
 		return nil // somebody else goes on
 	}

@@ -57,6 +57,7 @@ type Options struct {
 	// Of a Job only:
 	Holder     string               // who runs it; one name for all that take turns on one schedule
 	Interval   func() time.Duration // between two passes; nil: each turn begins or goes on with one
+	Reserve    time.Duration        // how long the work stays with Holder behind a turn; 0: three intervals
 	Logger     *slog.Logger         // nil: discard
 	Registerer prometheus.Registerer
 }

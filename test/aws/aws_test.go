@@ -16,6 +16,7 @@ func TestLocalStack(t *testing.T) {
 	t.Run("s3", func(t *testing.T) { testObjects(t, endpoint) })
 	t.Run("dynamodb", func(t *testing.T) { testMeta(t, endpoint) })
 	t.Run("broker", func(t *testing.T) { testBroker(t, endpoint, endpoint) })
+	t.Run("functions", func(t *testing.T) { testFunctions(t, endpoint) })
 }
 
 // TestVersity has another store that speaks S3, and DynamoDB Local by itself.

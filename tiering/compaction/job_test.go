@@ -241,39 +241,45 @@ func TestTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// An owner that goes on sealing at any call of a turn loses nothing, and
-// neither does retention.
-func TestOwnerGoesOn(t *testing.T) {
-	calls := 0
-	for did := true; did; calls++ {
-		synctest.Test(t, func(t *testing.T) {
-			r := newHistory(t)
-			n := 0
-			did = false
-			r.owner.Meta.Hook = func(string, []meta.Op) memmeta.Fault {
-				if n++; n == calls+1 {
-					did = true
-					r.produce(record.None, 1, time.Now().UnixMilli(), kv{text("a"), text("new")}, kv{text("g"), text("new")})
-					r.seal()
-				}
-				return memmeta.Fault{}
+// What others do to the log at any call of a turn is not undone, and the next
+// turn ends the work.
+func TestOthersGoOn(t *testing.T) {
+	for name, act := range map[string]func(r *rig){
+		"owner": func(r *rig) {
+			r.produce(record.None, 1, time.Now().UnixMilli(), kv{text("a"), text("new")}, kv{text("g"), text("new")})
+			r.seal()
+		},
+		"retention, without any grace": func(r *rig) {
+			r.owner.Remove(r.log, 1)
+			r.model.forget(r.log.Start)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			calls := 0
+			for did := true; did; calls++ {
+				synctest.Test(t, func(t *testing.T) {
+					r := newHistory(t)
+					n := 0
+					did = false
+					r.owner.Meta.Hook = func(string, []meta.Op) memmeta.Fault {
+						if n++; n == calls+1 {
+							did = true
+							act(r)
+						}
+						return memmeta.Fault{}
+					}
+					_, err := r.newJob("broker-1").Turn(t.Context())
+					r.must(err)
+					r.disarm()
+					_, err = r.newJob("broker-1").Turn(t.Context())
+					r.must(err)
+					r.cleaned()
+				})
 			}
-			_, err := r.newJob("broker-1").Turn(t.Context())
-			r.must(err)
-			r.disarm()
-			if did {
-				_, err = r.newJob("broker-1").Turn(t.Context())
-				r.must(err)
-			} else {
-				r.seal()
-				_, err = r.newJob("broker-1").Turn(t.Context())
-				r.must(err)
+			if calls < 10 {
+				t.Errorf("only %d calls", calls)
 			}
-			r.cleaned()
 		})
-	}
-	if calls < 10 {
-		t.Errorf("only %d calls", calls)
 	}
 }
 

@@ -108,6 +108,13 @@ func (m *model) cleanBatch(b modelBatch, end kafka.Offset, now, keep int64, last
 	return b
 }
 
+// forget removes what lies below a log's start.
+func (m *model) forget(start kafka.Offset) {
+	for len(m.batches) > 0 && m.batches[0].last < start {
+		m.batches = m.batches[1:]
+	}
+}
+
 // lines writes batches as text, to be compared.
 func (m *model) lines(from kafka.Offset) []string {
 	var all []string

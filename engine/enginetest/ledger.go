@@ -148,6 +148,7 @@ func (l *ledger) commit(p *process, id string, ops []meta.Op) error {
 		l.count["commits refused"]++
 		return err
 	}
+	compacted := l.compaction(ops)
 	for _, op := range ops {
 		if op.Kind == meta.OpCheck {
 			continue
@@ -159,7 +160,9 @@ func (l *ledger) commit(p *process, id string, ops []meta.Op) error {
 		case "session":
 			l.session(p, op)
 		case "log":
-			l.segment(p, rest, op, ops)
+			if !compacted {
+				l.segment(p, rest, op, ops)
+			}
 		case "starts":
 			l.start(op)
 		case "tombstones":
@@ -284,7 +287,7 @@ func (l *ledger) wholeWAL(id catalog.SessionID, s life) {
 // segment looks at an entry of a log: those of one log touch each other, and
 // go only when their records have gone.
 func (l *ledger) segment(p *process, log string, op meta.Op, ops []meta.Op) {
-	base, _ := strconv.ParseInt(strings.TrimPrefix(op.Key.SK, "seg/"), 10, 64)
+	base := baseOf(op)
 	if l.logs[log] == nil {
 		l.logs[log] = make(map[int64]entry)
 	}

@@ -42,6 +42,11 @@ func (w *world) createTopics(ctx context.Context) {
 	insist(ctx, func() error {
 		return createTopic(ctx, cl, trimmedTopic, 1, map[string]*string{"retention.ms": &short, "segment.ms": kadm.StringPtr("1000")})
 	})
+	insist(ctx, func() error {
+		return createTopic(ctx, cl, compactedTopic, 1, map[string]*string{
+			"cleanup.policy": kadm.StringPtr("compact"), "segment.ms": kadm.StringPtr("1000"), "min.cleanable.dirty.ratio": kadm.StringPtr("0"),
+		})
+	})
 }
 
 // createTopic makes sure that a topic is there.

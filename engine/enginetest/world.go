@@ -18,13 +18,14 @@ import (
 
 // The topics of the workload.
 const (
-	keptTopic    = "kept"    // keeps all: what is acknowledged is there in the end
-	trimmedTopic = "trimmed" // loses its beginning to DeleteRecords and retention
-	churnedTopic = "churned" // is deleted and made again
-	partitions   = 3
-	producers    = 3
-	members      = 2
-	group        = "group"
+	keptTopic      = "kept"      // keeps all: what is acknowledged is there in the end
+	trimmedTopic   = "trimmed"   // loses its beginning to DeleteRecords and retention
+	churnedTopic   = "churned"   // is deleted and made again
+	compactedTopic = "compacted" // keeps the last record of each key
+	partitions     = 3
+	producers      = 3
+	members        = 2
+	group          = "group"
 )
 
 const retention = 15 * time.Second // of trimmedTopic
@@ -36,17 +37,18 @@ type world struct {
 	cluster *cluster
 	ids     []int32 // of the brokers
 
-	mu      sync.Mutex
-	current map[int32]*process // of each id: the life that was started last
-	cancel  func()
-	stopped bool   // before all could be read
-	history []sent // of keptTopic
-	acks    map[place]string
-	kept    kadm.TopicID
-	read    []seen
-	group   *positions
-	trimmed trimmed
-	bad     []string
+	mu        sync.Mutex
+	current   map[int32]*process // of each id: the life that was started last
+	cancel    func()
+	stopped   bool   // before all could be read
+	history   []sent // of keptTopic
+	acks      map[place]string
+	kept      kadm.TopicID
+	read      []seen
+	group     *positions
+	trimmed   trimmed
+	compacted compacted
+	bad       []string
 }
 
 func newWorld(t *testing.T, seed uint64, brokers int) *world {
@@ -57,7 +59,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 	w.cluster = newCluster(d, map[string]string{
 		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false",
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
-		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000",
+		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000", "log.cleaner.backoff.ms": "1500",
 		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)],
 	})
 	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times
@@ -137,6 +139,7 @@ func (w *world) run() {
 		work(fmt.Sprint("producer ", id), func() { w.produce(patience, trouble, id) })
 	}
 	work("trim", func() { w.trim(patience, trouble) })
+	work("compact", func() { w.compact(patience, trouble) })
 	work("churn", func() { w.churn(patience, trouble) })
 	var consuming sync.WaitGroup
 	drained, stop := context.WithCancel(ctx)
@@ -161,6 +164,7 @@ func (w *world) run() {
 	stop()
 	consuming.Wait()
 	w.checkTrimmed(ctx)
+	w.checkCompacted(ctx)
 	w.rereadCold(ctx)
 }
 
@@ -236,6 +240,7 @@ func (w *world) anomalies() []string {
 	}
 	bad := append(w.bad, check(w.history, w.read, nil)...)
 	bad = append(bad, w.trimmed.bad...)
+	bad = append(bad, w.compacted.bad...)
 	bad = append(bad, w.group.bad...)
 	if w.acked() == 0 {
 		bad = append(bad, "nothing was acknowledged")

@@ -111,7 +111,8 @@ func newServerOn(t testing.TB, table meta.Store, more map[string]string) (*Serve
 		Cluster: view.Now, Catalog: cat, Logs: set, Groups: groups, Config: get, Self: Broker{ID: 1, Host: "localhost", Port: 9092}, ClusterID: cluster.ID,
 		Admit: m.Admit, Reconcile: m.Reconcile, Logger: logger,
 		SetLogStart: func(ctx context.Context, l *partition.Log, off kafka.Offset) error {
-			if err := cat.SetLogStart(ctx, l.Slot(), l.TP(), off); err != nil {
+			slot, _ := m.Slot(l.Slot())
+			if err := cat.SetLogStart(ctx, slot, l.TP(), off); err != nil {
 				return err
 			}
 			l.SetLogStart(off)

@@ -293,7 +293,11 @@ func (b *Broker) ownedSlots() []catalog.Slot { return b.manager.Load().Owned() }
 
 // setLogStart raises a log's start: in the catalogue first, then for readers.
 func (b *Broker) setLogStart(ctx context.Context, l *partition.Log, off kafka.Offset) error {
-	if err := b.catalog.SetLogStart(ctx, l.Slot(), l.TP(), off); err != nil {
+	slot, ok := b.manager.Load().Slot(l.Slot())
+	if !ok {
+		return kafka.NotLeaderOrFollower
+	}
+	if err := b.catalog.SetLogStart(ctx, slot, l.TP(), off); err != nil {
 		return err
 	}
 	l.SetLogStart(off)

@@ -169,17 +169,21 @@ func TestSlots(t *testing.T) {
 func TestLogStart(t *testing.T) {
 	store := memmeta.New()
 	c := catalog.New(store)
+	mine, slot := owner(t, c, 4)
 	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 2}))
 	tp := kafka.TopicPartition{Topic: topic.ID, Partition: 1}
 	for _, off := range []kafka.Offset{5, 9, 7} {
-		ok(t, c.SetLogStart(t.Context(), 3, tp, off))
+		ok(t, c.SetLogStart(t.Context(), slot, tp, off))
 	}
-	same(t, map[kafka.TopicPartition]kafka.Offset{tp: 9}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), 3)))
+	same(t, map[kafka.TopicPartition]kafka.Offset{tp: 9}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), slot.Slot)))
+	_, taken := takeOver(t, c, mine, slot)
+	wantErr(t, c.SetLogStart(t.Context(), slot, tp, 10), catalog.ErrFenced) // the new owner has read it
+	slot = taken
 	ok(t, catalog.New(store).DeleteTopic(t.Context(), "t", kafka.TopicID{}))
-	wantErr(t, c.SetLogStart(t.Context(), 3, tp, 10), catalog.ErrNotFound)
-	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
-	ok(t, c.RemoveLogStart(t.Context(), 3, tp))
-	same(t, map[kafka.TopicPartition]kafka.Offset{}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), 3)))
+	wantErr(t, c.SetLogStart(t.Context(), slot, tp, 10), catalog.ErrNotFound)
+	ok(t, c.RemoveLogStart(t.Context(), slot.Slot, tp))
+	ok(t, c.RemoveLogStart(t.Context(), slot.Slot, tp))
+	same(t, map[kafka.TopicPartition]kafka.Offset{}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), slot.Slot)))
 }
 
 // An entry that a job has merged into the one before stays merged, when its

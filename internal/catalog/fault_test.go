@@ -130,7 +130,7 @@ var steps = map[string]struct {
 		},
 	},
 	"log start": {
-		func(ctx context.Context, w *world) error { return w.c.SetLogStart(ctx, 0, w.tp, 2) },
+		func(ctx context.Context, w *world) error { return w.c.SetLogStart(ctx, w.slot, w.tp, 2) },
 		func(w *world, c *catalog.Catalog) {
 			same(w.t, map[kafka.TopicPartition]kafka.Offset{w.tp: 2}, must[map[kafka.TopicPartition]kafka.Offset](w.t)(c.LogStarts(w.t.Context(), 0)))
 		},

@@ -273,15 +273,23 @@ func (c *Catalog) LogStarts(ctx context.Context, slot kafka.Slot) (map[kafka.Top
 	return starts, nil
 }
 
-// SetLogStart raises a partition's log start offset, on condition that the
-// topic is there; it never falls. ErrNotFound: the topic was deleted.
-func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.TopicPartition, off kafka.Offset) error {
+// SetLogStart raises a partition's log start offset, on condition that slot is
+// still owned at its epoch (who takes it reads the starts afterwards) and the topic is
+// there; it never falls. ErrFenced; ErrNotFound: the topic was deleted.
+func (c *Catalog) SetLogStart(ctx context.Context, slot Slot, tp kafka.TopicPartition, off kafka.Offset) error {
 	err := again(ctx, func() error {
+		owned, err := c.slot(ctx, slot.Slot)
+		if err != nil {
+			return err
+		}
+		if owned.Owner != slot.Owner || owned.Epoch != slot.Epoch {
+			return ErrFenced
+		}
 		topic, err := c.topicByID(ctx, tp.Topic)
 		if err != nil {
 			return err
 		}
-		item, err := c.get(ctx, startsPK(slot), tpSK(tp))
+		item, err := c.get(ctx, startsPK(slot.Slot), tpSK(tp))
 		if err != nil {
 			return err
 		}
@@ -291,7 +299,7 @@ func (c *Catalog) SetLogStart(ctx context.Context, slot kafka.Slot, tp kafka.Top
 				return f.err
 			}
 		}
-		_, err = c.commit(ctx, meta.Check(topic.item), meta.Put(item, startAttrs(tp, off)))
+		_, err = c.commit(ctx, meta.Check(owned.item), meta.Check(topic.item), meta.Put(item, startAttrs(tp, off)))
 		return err
 	})
 	if err != nil {

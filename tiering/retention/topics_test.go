@@ -20,7 +20,7 @@ import (
 func (r *rig) deleted() {
 	r.t.Helper()
 	ctx := r.t.Context()
-	r.must(r.cat.SetLogStart(ctx, r.slot.Slot, r.tp, 5))
+	r.must(r.cat.SetLogStart(ctx, r.slot, r.tp, 5))
 	r.must(r.store.Put(ctx, "seg/"+r.tp.Topic.Hex()+"/0000000000/uncommitted", objstore.Buffers{[]byte("b")}))
 	r.must(r.store.Put(ctx, "seg/"+kafka.TopicID{2}.Hex()+"/0000000000/other", objstore.Buffers{[]byte("b")}))
 	r.must(r.cat.DeleteTopic(ctx, "t", kafka.TopicID{}))

@@ -324,7 +324,7 @@ func (o *Owner) Remove(l *Log, n int) {
 // SetStart raises a log's start, as DeleteRecords does.
 func (o *Owner) SetStart(l *Log, off kafka.Offset) {
 	o.t.Helper()
-	o.check(o.Cat.SetLogStart(o.ctx, l.slot, l.TP, off))
+	o.check(o.Cat.SetLogStart(o.ctx, o.slots[l.slot], l.TP, off))
 	l.Start = max(l.Start, off)
 }
 

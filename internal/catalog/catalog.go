@@ -20,6 +20,8 @@
 //	group/<id>     state, part/…, offsets/…  groups
 //	groups/<slot>  <id>                      index of them
 //	pids           next                      the next producer id
+//	jobs           <job>                     the lease of a job, and how far it is
+//	dead           <due>/<t>/<p>/<base>      objects that a commit has unreferenced
 package catalog
 
 import (

@@ -151,7 +151,7 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	if j.passDue(at) {
 		err = p.run(ctx)
 		at.After = p.after
-		if err == nil {
+		if p.whole {
 			at = position{Passed: time.Now().UnixMilli()}
 		}
 	}

@@ -106,6 +106,7 @@ type pass struct {
 	Options
 	after string                      // all up to here is done
 	keep  func(context.Context) error // records that now and then; nil: nobody does
+	whole bool                        // all objects were gone over
 	stats Stats
 	held  []lot
 }
@@ -144,6 +145,7 @@ func (p *pass) run(ctx context.Context) error {
 			return err
 		}
 	}
+	p.whole = true // whatever becomes of the uploads
 	return p.uploads(ctx)
 }
 

@@ -436,3 +436,38 @@ func TestContinues(t *testing.T) {
 		}
 	})
 }
+
+// uploading is a store that keeps unfinished uploads.
+type uploading struct {
+	objstore.Store
+	err    error
+	before time.Time
+}
+
+func (u *uploading) AbortUploads(_ context.Context, before time.Time) (int, error) {
+	u.before = before
+	return 3, u.err
+}
+
+// Unfinished uploads of some age are given up. That this fails does not hold up the sweep.
+func TestUploads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := filled(t)
+		store := &uploading{Store: o.Store}
+		if stats, err := job(t, o, store, 0).Turn(t.Context()); err != nil || stats.Uploads != 3 || time.Since(store.before) != uploadAge {
+			t.Errorf("%+v, %v, those before %v", stats, err, store.before)
+		}
+		time.Sleep(time.Hour)
+		store.err = objstore.ErrNotFound
+		if _, err := job(t, o, store, 0).Turn(t.Context()); err == nil {
+			t.Error("no error")
+		}
+		if due, err := job(t, o, store, 0).due(t.Context()); due || err != nil {
+			t.Errorf("due at once: %v, %v", due, err)
+		}
+		time.Sleep(time.Hour)
+		if stats, _ := job(t, o, store, 0).Turn(t.Context()); stats.Looked == 0 {
+			t.Error("the next pass did not begin anew")
+		}
+	})
+}

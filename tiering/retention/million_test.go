@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func (m *madeUp) Commit(ctx context.Context, id string, ops ...meta.Op) error {
 }
 
 func (m *madeUp) Query(ctx context.Context, pk string, r meta.Range) ([]meta.Item, bool, error) {
-	if m.queries++; m.queries%200 == 0 {
+	if m.queries++; m.queries%1000 == 0 {
 		runtime.GC()
 		var s runtime.MemStats
 		runtime.ReadMemStats(&s)
@@ -109,19 +110,30 @@ func TestMillionSegments(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.gets, m.queries, m.commits = 0, 0, 0
-	begin := time.Now()
+	begin, worked := time.Now(), cpu(t)
 	stats, err := j.Turn(ctx)
 	if err != nil || stats.Partitions != topics*partitions || stats.Raised != topics*partitions || m.read < topics*partitions*entries {
 		t.Fatalf("%+v, %v; %d entries read", stats, err, m.read)
 	}
-	took := time.Since(begin)
-	t.Logf("%v, heap %d MiB, %d entries read by %d queries, %d gets, %d commits", took.Round(time.Millisecond), m.peak>>20, m.read, m.queries, m.gets, m.commits)
-	if took > time.Minute || m.peak > 1<<30 {
+	worked = cpu(t) - worked
+	t.Logf("%v, %v of them at work, heap %d MiB, %d entries read by %d queries, %d gets, %d commits", time.Since(begin).Round(time.Millisecond), worked.Round(time.Millisecond), m.peak>>20, m.read, m.queries, m.gets, m.commits)
+	if worked > time.Minute || m.peak > 1<<30 {
 		t.Error("it takes more than a minute, or a GiB")
 	}
 	if limit := 8 * topics * partitions; m.queries+m.gets+m.commits > limit {
 		t.Errorf("more than %d requests", limit)
 	}
+}
+
+// cpu returns what processor time the process has had: that of a busy machine
+// passes more slowly than its clock.
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // modelEntry returns an entry as the catalogue writes it.

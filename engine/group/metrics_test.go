@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/varvelog/varve/engine/group"
+	"github.com/varvelog/varve/internal/kafka"
 )
 
 // TestMetrics: a group with a member and an offset, one that only commits, and
@@ -21,8 +22,8 @@ func TestMetrics(t *testing.T) {
 		c, stop := w.start()
 		defer stop()
 		j := stable(t, c)
-		commit(t, c, commitReq("g", j.MemberID, 1, "t", 5))
-		commit(t, c, commitReq("simple", "", -1, "t", 7))
+		want(t, "commit", commit(t, c, commitReq("g", j.MemberID, 1, "t", 5)), kafka.None)
+		want(t, "commit", commit(t, c, commitReq("simple", "", -1, "t", 7)), kafka.None)
 		got := gather(t, reg)
 		for name, v := range map[string]float64{
 			"varve_group_groups{Stable}": 1, "varve_group_groups{Empty}": 1, "varve_group_groups{Dead}": 0,
@@ -45,7 +46,7 @@ func TestMetricsAreBounded(t *testing.T) {
 		c, stop := w.start()
 		defer stop()
 		for i := range group.MaxToldGroups + 10 {
-			commit(t, c, commitReq(fmt.Sprintf("g%05d", i), "", -1, "t", 7))
+			want(t, "commit", commit(t, c, commitReq(fmt.Sprintf("g%05d", i), "", -1, "t", 7)), kafka.None)
 		}
 		if got := gather(t, reg); got["varve_group_untold"] != 10 || got["varve_group_groups{Empty}"] != group.MaxToldGroups+10 {
 			t.Errorf("%v left out of %v", got["varve_group_untold"], got["varve_group_groups{Empty}"])

@@ -37,7 +37,7 @@ models: ## the exhaustive checks of the fencing protocol
 	@$(STAGE) models .ci/models
 
 sim: ## simulated brokers under faults: one, and three to five
-	@$(STAGE) simulation go test -count=1 -v ./engine/enginetest
+	@$(STAGE) simulation go test -count=1 -v -timeout 30m ./engine/enginetest
 
 end-to-end: build ## the real binary: the probe against Apache Kafka's answers, kill -9 under load, a full disk, bad input, start times
 	@$(STAGE) probe go -C test test -count=1 ./probe
@@ -46,7 +46,7 @@ end-to-end: build ## the real binary: the probe against Apache Kafka's answers, 
 
 cluster: build ## three brokers on one directory, and on versitygw and DynamoDB Local: kill -9, SIGSTOP, a rolling restart, all under load
 	@.ci/setup-aws
-	@$(STAGE) cluster go -C test test -count=1 -v ./cluster
+	@$(STAGE) cluster go -C test test -count=1 -v -timeout 30m ./cluster
 
 tools: build ## Kafka's own command-line tools, and kcat
 	@$(STAGE) tools go -C test test -count=1 ./tools

@@ -57,7 +57,7 @@ func newBrokerCommand() *cobra.Command {
 	fs.StringVar(&f.http, "http", "127.0.0.1:9644", "address of /metrics, /healthz, /readyz and /debug/pprof, host:port (\"\": none)")
 	fs.StringVar(&f.advertise, "advertise", "", "host:port that clients are told (default: the listener's)")
 	fs.StringVar(&f.rack, "rack", "", "rack or zone of this broker")
-	fs.Int32Var(&f.id, "id", 1, "broker id")
+	fs.Int32Var(&f.id, "id", noID, "broker id (default: one that this data directory has and nobody runs, else a new one)")
 	fs.BoolVar(&f.fargate, "fargate", false, "take --id, --rack and --advertise from the metadata of the Fargate task that this broker runs in")
 	fs.StringArrayVar(&f.configs, "config", nil, "broker setting key=value, by Kafka's names; may be repeated")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -91,11 +91,13 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 			return err
 		}
 	}
-	unlock, err := f.lock()
-	if err != nil {
-		return err
+	if f.id != noID {
+		unlock, err := f.lock()
+		if err != nil {
+			return err
+		}
+		defer unlock()
 	}
-	defer unlock()
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
 	secondSignalKills(ctx)
@@ -110,15 +112,22 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
-	cache, err := f.cacheDisk()
-	if err != nil {
-		return err
-	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w (is another broker running? --listen takes another address)", err)
 	}
 	defer listener.Close()
+	if f.id == noID {
+		unlock, err := f.claim(ctx, stores.meta)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	cache, err := f.cacheDisk()
+	if err != nil {
+		return err
+	}
 	self, err := f.self(listener.Addr().String())
 	if err != nil {
 		return err
@@ -188,27 +197,6 @@ func (f *brokerFlags) welcome(out io.Writer, addr, clusterID string) {
 	}
 	fmt.Fprintf(out, "try:  echo hello | bin/varve produce greetings%s\n", boot)
 	fmt.Fprintf(out, "      bin/varve consume greetings --exit%s\n", boot)
-}
-
-// lock makes sure that one process at a time runs a broker id on a data
-// directory. The lock goes with the process, however it ends.
-func (f *brokerFlags) lock() (unlock func(), err error) {
-	dir := f.brokerDir()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
-	}
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = file.Close() // nothing was written
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("broker %d is already running on %s (stop it, or use another --data or --id)", f.id, f.data)
-		}
-		return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
-	}
-	return func() { _ = file.Close() }, nil
 }
 
 // secondSignalKills gives the signals their usual effect once the first has

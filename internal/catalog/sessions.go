@@ -148,7 +148,7 @@ func (c *Catalog) startSession(ctx context.Context, s Session, follows *SessionI
 	var create meta.Op
 	e := entry{kind: changeSession}
 	id, err := c.change(ctx, &e, func(*Topics) ([]meta.Op, error) {
-		known, err := c.get(ctx, "sessions", fmt.Sprintf("%010d", s.ID.Broker))
+		known, err := c.get(ctx, "sessions", brokerSK(s.ID.Broker))
 		if err != nil {
 			return nil, err
 		}

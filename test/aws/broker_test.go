@@ -36,7 +36,7 @@ func testBroker(t *testing.T, s3, dynamodb string) {
 	place := []string{"--bucket", awstest.Name("bucket"), "--table", awstest.Name("table"), "--prefix", "test/one"}
 	env := awstest.Environ(s3, dynamodb)
 	b := brokertest.StartWith(t, brokertest.Options{
-		Args: append(slices.Clone(place), "--create"), Env: env,
+		Args: append(slices.Clone(place), "--create", "--id", "1"), Env: env,
 		Settings: []string{"wal.checkpoint.objects=8", "log.segment.bytes=1048576"},
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

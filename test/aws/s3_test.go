@@ -65,8 +65,8 @@ func allUsed(t *testing.T, line *awstest.Line) {
 	}
 }
 
-func testObjects(t *testing.T, endpoint string) {
-	objtest.Run(t, func(t *testing.T) objstore.Store { return openBucket(t, endpoint, s3Line()) })
+func testObjects(t *testing.T, endpoint string, as func(objstore.Store) objstore.Store) {
+	objtest.Run(t, func(t *testing.T) objstore.Store { return as(openBucket(t, endpoint, s3Line())) })
 	objtest.RunFaults(t, func(t *testing.T) (objstore.Store, objtest.Faults) {
 		line := s3Line()
 		t.Cleanup(func() { allUsed(t, line) })

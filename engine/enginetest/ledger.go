@@ -107,16 +107,27 @@ func (l *ledger) remove(keys []string) error {
 			l.report("the seal %s is deleted", key)
 		}
 		if id, seq, ok := walKey(key); ok {
-			if s, known := l.sessions[id]; known && seq > s.trim {
-				l.report("%s is deleted, the session says up to %d", key, s.trim)
-			}
-			if seq >= l.leastNamed(id) {
-				l.report("%s is deleted, a slot needs the WAL from %d on", key, l.leastNamed(id))
-			}
+			l.removeWAL(key, id, seq)
 		}
 		l.count["objects deleted"]++
 	}
 	return l.objects.Delete(context.Background(), keys...)
+}
+
+// removeWAL deletes an object of a session's WAL: one that its item gives up, or
+// one that came too late, behind the recorded seal.
+func (l *ledger) removeWAL(key string, id catalog.SessionID, seq int64) {
+	s, known := l.sessions[id]
+	if s.state == catalog.Sealed && seq > s.sealedAt {
+		l.count["late WAL objects deleted"]++
+		return
+	}
+	if known && seq > s.trim {
+		l.report("%s is deleted, the session, %s at %d, says up to %d", key, s.state, s.sealedAt, s.trim)
+	}
+	if seq >= l.leastNamed(id) {
+		l.report("%s is deleted, a slot needs the WAL from %d on", key, l.leastNamed(id))
+	}
 }
 
 // walKey parses a WAL object's key.

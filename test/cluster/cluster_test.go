@@ -85,7 +85,7 @@ func start(t *testing.T, place brokertest.Options, seconds int) *world {
 	}
 	topic := strings.ToLower(t.Name())
 	w.load = load.Start(t, load.Build(t), w.addrs(), topic, "--seconds", strconv.Itoa(seconds), "--partitions", strconv.Itoa(partitions),
-		"--keys", "1000", "--rate", "1500", "--linger", "2ms", "--batch", "65536")
+		"--keys", "1000", "--rate", "1500", "--linger", "2ms", "--batch", "65536", "--request-timeout", "1s") // a stopped broker answers nothing
 	w.group = join(t, w.addrs(), topic)
 	load.Wait(t, settled)
 	return w

@@ -42,7 +42,9 @@ func (k *keeper) sweep(ctx context.Context, older []catalog.Slot) error {
 		return err
 	}
 	for _, s := range sessions {
-		if err := k.sweepSession(ctx, s, today); err != nil && !errors.Is(err, catalog.ErrFenced) { // fenced: somebody else was faster
+		err := k.sweepSession(ctx, s, today)
+		faster := errors.Is(err, catalog.ErrFenced) || s.ID != k.m.session.ID && errors.Is(err, catalog.ErrNotFound) // somebody else was
+		if err != nil && !faster {
 			return err
 		}
 	}

@@ -191,6 +191,9 @@ func (k *keeper) adopt(ctx context.Context, l *partition.Log) error {
 	if err != nil {
 		return fmt.Errorf("adopt newest segment of %s: %w", l.TP(), err)
 	}
+	if end := l.Snapshot().State.NextOffset; newest.End > end { // another owner's: the slot is mine no more
+		return fmt.Errorf("adopt newest segment of %s, which ends at %d, the log at %d: %w", l.TP(), newest.End, end, catalog.ErrFenced)
+	}
 	k.m.o.Cold.Forget(l.TP())
 	l.Sealed(newest)
 	return nil

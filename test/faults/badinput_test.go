@@ -38,7 +38,7 @@ func TestBadInput(t *testing.T) {
 	}
 	after := peakRSS(t, b.PID())
 	t.Logf("peak of the resident memory: %d MiB before, %d MiB after", before>>20, after>>20)
-	if after > before+256<<20 {
+	if after > before+384<<20 {
 		t.Errorf("resident memory grew from %d MiB to %d MiB", before>>20, after>>20)
 	}
 	if res := p.produce("t", 0, batch(t, []byte("still here"))); res.ErrorCode != 0 {

@@ -145,10 +145,8 @@ func (l *line) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 		case <-l.down:
 		}
 	}()
-	select {
-	case <-time.After(200*time.Microsecond + l.network.dice.upTo("dial", 3*time.Millisecond)):
-	case <-stop:
-	}
+	// Also one that is given up takes time: who dials again and again must not do it all at one instant.
+	<-time.After(200*time.Microsecond + l.network.dice.upTo("dial", 3*time.Millisecond))
 	if l.process != nil && !l.process.awake() {
 		<-stop
 		return nil, errRefused

@@ -7,9 +7,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// withMessage adds the broker's message to a protocol error.
+// withMessage adds the broker's message to a protocol error, where it says more.
 func withMessage(err error, message string) error {
-	if err == nil || message == "" {
+	var ke *kerr.Error
+	if err == nil || message == "" || errors.As(err, &ke) && ke.Description == message {
 		return err
 	}
 	return fmt.Errorf("%s (%w)", message, err)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/varvelog/varve/internal/kafka"
 )
 
 func newTopicCommand() *cobra.Command {
@@ -46,7 +48,7 @@ func newTopicCreate(f *clientFlags) *cobra.Command {
 					if ifNotExists && isCode(r.Err, "TOPIC_ALREADY_EXISTS") {
 						err = nil
 					}
-					return topicResult{Topic: r.Topic, ID: r.ID.String(), Partitions: r.NumPartitions, Done: "created"}, err
+					return topicResult{Topic: r.Topic, ID: kafka.TopicID(r.ID).String(), Partitions: r.NumPartitions, Done: "created"}, err
 				})
 			})
 		},
@@ -68,7 +70,7 @@ func newTopicDelete(f *clientFlags) *cobra.Command {
 					return err
 				}
 				return reportTopics(cmd, resp.Sorted(), func(r kadm.DeleteTopicResponse) (topicResult, error) {
-					return topicResult{Topic: r.Topic, ID: r.ID.String(), Done: "deleted"}, withMessage(r.Err, r.ErrMessage)
+					return topicResult{Topic: r.Topic, ID: kafka.TopicID(r.ID).String(), Done: "deleted"}, withMessage(r.Err, r.ErrMessage)
 				})
 			})
 		},
@@ -86,7 +88,7 @@ func newTopicList(f *clientFlags) *cobra.Command {
 				}
 				rows := make([]topicResult, 0, len(topics))
 				for _, t := range topics.Sorted() {
-					rows = append(rows, topicResult{Topic: t.Topic, ID: t.ID.String(), Partitions: int32(len(t.Partitions))})
+					rows = append(rows, topicResult{Topic: t.Topic, ID: kafka.TopicID(t.ID).String(), Partitions: int32(len(t.Partitions))})
 				}
 				return printerOf(cmd).table(rows, "TOPIC\tPARTITIONS\tID", func(w io.Writer) {
 					for _, r := range rows {
@@ -153,7 +155,7 @@ func describeTopics(ctx context.Context, adm *kadm.Client, names []string, all b
 	}
 	var rows []topicDescription
 	for _, t := range topics.Sorted() {
-		d := topicDescription{Topic: t.Topic, ID: t.ID.String(), Configs: make(map[string]string)}
+		d := topicDescription{Topic: t.Topic, ID: kafka.TopicID(t.ID).String(), Configs: make(map[string]string)}
 		for _, p := range t.Partitions.Sorted() {
 			start, _ := starts.Lookup(t.Topic, p.Partition)
 			end, _ := ends.Lookup(t.Topic, p.Partition)
@@ -207,7 +209,11 @@ func newTopicAlter(f *clientFlags) *cobra.Command {
 				return errors.New("nothing to alter: give --partitions, --config or --delete-config")
 			}
 			return f.admin(cmd.Context(), func(ctx context.Context, adm *kadm.Client) error {
-				return alterTopic(ctx, adm, args[0], partitions, kv, unset)
+				if err := alterTopic(ctx, adm, args[0], partitions, kv, unset); err != nil {
+					return fmt.Errorf("topic %s: %w", args[0], err)
+				}
+				done := topicResult{Topic: args[0], Done: "altered"}
+				return printerOf(cmd).value(done, done.print)
 			})
 		},
 	}
@@ -225,7 +231,7 @@ func alterTopic(ctx context.Context, adm *kadm.Client, topic string, partitions 
 		}
 		for _, r := range resp.Sorted() {
 			if err := withMessage(r.Err, r.ErrMessage); err != nil {
-				return fmt.Errorf("topic %s: %w", topic, err)
+				return err
 			}
 		}
 	}
@@ -245,7 +251,7 @@ func alterTopic(ctx context.Context, adm *kadm.Client, topic string, partitions 
 	}
 	for _, r := range resp {
 		if err := withMessage(r.Err, r.ErrMessage); err != nil {
-			return fmt.Errorf("topic %s: %w", topic, err)
+			return err
 		}
 	}
 	return nil
@@ -257,6 +263,8 @@ type topicResult struct {
 	Partitions int32  `json:"partitions,omitempty"`
 	Done       string `json:"done,omitempty"`
 }
+
+func (r topicResult) print(w io.Writer) { fmt.Fprintf(w, "%s %s\n", r.Done, r.Topic) }
 
 // reportTopics prints what was done to each topic and joins what failed.
 func reportTopics[R any](cmd *cobra.Command, responses []R, read func(R) (topicResult, error)) error {
@@ -272,7 +280,7 @@ func reportTopics[R any](cmd *cobra.Command, responses []R, read func(R) (topicR
 	}
 	err := printerOf(cmd).value(done, func(w io.Writer) {
 		for _, r := range done {
-			fmt.Fprintf(w, "%s %s\n", r.Done, r.Topic)
+			r.print(w)
 		}
 	})
 	return errors.Join(append(errs, err)...)

@@ -38,6 +38,7 @@ const (
 	metadataMinAge   = 100 * time.Millisecond
 	firstBackoff     = 25 * time.Millisecond
 	lastBackoff      = time.Second
+	recheckRack      = time.Minute
 )
 
 func (c Config) client(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
@@ -54,6 +55,7 @@ func (c Config) client(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error
 		kgo.SeedBrokers(c.Bootstrap...),
 		kgo.ClientID(c.ClientID),
 		kgo.Rack(c.Rack),
+		kgo.RecheckPreferredReplicaInterval(recheckRack), // or it would stay with a broker that has died
 		kgo.RetryTimeout(c.Timeout),
 		kgo.MetadataMinAge(metadataMinAge),
 		kgo.RetryBackoffFn(backoff),

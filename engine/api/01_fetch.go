@@ -42,19 +42,23 @@ type fetchKey struct {
 // fetching is one fetch under way.
 type fetching struct {
 	s       *Server
+	conn    *conn
 	req     *kmsg.FetchRequest
+	replica bool // a broker asks, for a consumer of its own
 	session sessionUse
 	parts   []fetchPart
 	logs    []*partition.Log      // of parts; nil for an error
 	rows    []wire.FetchPartition // of parts
 	next    []kafka.Offset        // of parts: behind what was read; 0: nothing was
+	far     []far                 // of parts; nil: other brokers lead none that is read here
+	leads   []*lead               // those brokers
 	arena   *objcache.Arena
 }
 
 func (s *Server) fetch(work, poll context.Context, r *request) reply {
 	req := r.msg.(*kmsg.FetchRequest)
 	resp := &wire.FetchResponse{Version: r.Version, CorrelationID: r.CorrelationID}
-	f := fetching{s: s, req: req, arena: objcache.NewArena()}
+	f := fetching{s: s, conn: r.conn, req: req, replica: fromReplica(req), arena: objcache.NewArena()}
 	f.session, f.parts, resp.Err = s.sessions.begin(req)
 	if resp.Err == kafka.None {
 		r.conn.takeAhead(f.arena)
@@ -74,6 +78,8 @@ func (f *fetching) run(work, poll context.Context) {
 	f.rows, f.next = make([]wire.FetchPartition, len(f.parts)), make([]kafka.Offset, len(f.parts))
 	n, done := int64(0), !f.resolve()
 	if !done {
+		f.askAll(work, 0)
+		f.collect(true)
 		n, done = f.read(work)
 	}
 	if !done && n < int64(f.req.MinBytes) && f.req.MaxWaitMillis > 0 {
@@ -82,15 +88,31 @@ func (f *fetching) run(work, poll context.Context) {
 	f.s.metrics.fetched.Add(float64(n))
 }
 
-// wait reads again whenever a partition changes.
+// wait reads again whenever a partition changes. Other brokers, who wait as
+// long, have some time more for their answers.
 func (f *fetching) wait(work, poll context.Context) int64 {
-	deadline := time.NewTimer(time.Duration(f.req.MaxWaitMillis) * time.Millisecond)
+	left := time.Duration(f.req.MaxWaitMillis) * time.Millisecond
+	until := time.Now().Add(left)
+	if len(f.leads) > 0 {
+		left += askGrace
+		defer f.stopAsking()
+	}
+	deadline := time.NewTimer(left)
 	defer deadline.Stop()
 	for {
 		signals := f.signals() // taken before the read, so that nothing is missed
+		f.collect(false)
 		f.arena.Release()
 		n, done := f.read(work)
-		if done || n >= int64(f.req.MinBytes) || !await(poll, deadline, signals) {
+		left = time.Until(until)
+		if done || n >= int64(f.req.MinBytes) || left <= 0 {
+			return n
+		}
+		f.askAll(poll, left)
+		for _, l := range f.leads {
+			signals = append(signals, l.asking.done)
+		}
+		if !await(poll, deadline, signals) {
 			return n
 		}
 	}
@@ -107,11 +129,17 @@ func (f *fetching) resolve() bool {
 		if code == kafka.None {
 			f.logs[i], code = f.s.log(t, p.key.partition)
 		}
+		if code == kafka.NotLeaderOrFollower && f.follow(t, i) {
+			good++
+			continue
+		}
 		if code == kafka.None {
 			code = checkEpoch(p.epoch, f.logs[i].Epoch())
 		}
 		if code == kafka.None {
-			good++
+			if !f.redirect(t, i) {
+				good++
+			}
 			continue
 		}
 		f.logs[i], f.rows[i] = nil, f.failed(p, code)
@@ -158,16 +186,16 @@ func (f *fetching) failed(p *fetchPart, code kafka.ErrorCode) wire.FetchPartitio
 }
 
 // read reads all partitions once. done means that waiting would be wrong: one
-// of them has an error.
+// of them has an error, or is to be read elsewhere.
 func (f *fetching) read(ctx context.Context) (n int64, done bool) {
 	left := int64(min(int(max(f.req.MaxBytes, 0)), f.s.o.Config().FetchMaxBytes))
 	f.prefetch(ctx, left)
 	for i, l := range f.logs {
-		if l == nil {
+		if l == nil && !f.isFar(i) {
 			done = true
 			continue
 		}
-		limit := min(left, int64(max(f.parts[i].max, 0)))
+		limit := int(min(left, int64(max(f.parts[i].max, 0))))
 		got, ok := f.readOne(ctx, i, limit, n == 0)
 		done = done || !ok
 		n, left = n+got, left-got
@@ -183,14 +211,23 @@ func (f *fetching) prefetch(ctx context.Context, total int64) {
 			asks = append(asks, partition.Ask{Log: l, From: f.parts[i].from, Limit: int(f.parts[i].max)})
 		}
 	}
-	if len(asks) > 1 {
+	if len(asks) > 1 && !f.replica {
 		partition.Prefetch(ctx, asks, total, kafka.Isolation(f.req.IsolationLevel), f.arena)
+	}
+	if len(f.leads) > 0 {
+		f.prefetchFar(ctx)
 	}
 }
 
 // readOne fills in one partition's row. Only the first batch of a response
 // may be larger than the limit.
-func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) (got int64, ok bool) {
+func (f *fetching) readOne(ctx context.Context, i, limit int, first bool) (got int64, ok bool) {
+	switch {
+	case f.isFar(i):
+		return f.readFar(ctx, i, limit, first)
+	case f.replica:
+		return f.locateOne(ctx, i, limit, first)
+	}
 	p, l, iso := &f.parts[i], f.logs[i], kafka.Isolation(f.req.IsolationLevel)
 	if limit <= 0 && !first {
 		o := l.Offsets()
@@ -201,7 +238,7 @@ func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) 
 		f.rows[i] = row(p, partition.Result{HighWatermark: o.HighWatermark, LastStable: o.LastStable, LogStart: o.LogStart}, iso)
 		return 0, true
 	}
-	res, err := l.Read(ctx, p.from, int(limit), iso, f.arena)
+	res, err := l.Read(ctx, p.from, limit, iso, f.arena)
 	if err != nil {
 		code := codeOf(err)
 		if code == kafka.OffsetOutOfRange {
@@ -210,16 +247,26 @@ func (f *fetching) readOne(ctx context.Context, i int, limit int64, first bool) 
 		f.rows[i] = f.failed(p, code)
 		return 0, false
 	}
-	for _, b := range res.Bufs {
-		got += int64(len(b))
-	}
-	f.next[i] = res.Next
-	if !first && got > limit {
+	return f.fill(i, res, limit, first), true
+}
+
+// fill makes a row of what was read, and returns its bytes.
+func (f *fetching) fill(i int, res partition.Result, limit int, first bool) (got int64) {
+	p := &f.parts[i]
+	got, f.next[i] = sizeOf(res.Bufs), res.Next
+	if !first && got > int64(limit) {
 		res.Bufs, res.Aborted, got = nil, nil, 0
 		f.next[i] = p.from
 	}
-	f.rows[i] = row(p, res, iso)
-	return got, true
+	f.rows[i] = row(p, res, kafka.Isolation(f.req.IsolationLevel))
+	return got
+}
+
+func sizeOf(bufs [][]byte) (n int64) {
+	for _, b := range bufs {
+		n += int64(len(b))
+	}
+	return n
 }
 
 // outOfRange returns the error for an offset that the log does not hold. A

@@ -30,7 +30,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
-// Options are what a Server needs. All but Await, Arrives and Registerer are required.
+// Options are what a Server needs. All but Await, Arrives, Follow and Registerer are required.
 type Options struct {
 	Catalog   *catalog.Catalog
 	Logs      *partition.Set
@@ -47,6 +47,8 @@ type Options struct {
 	Await func(ctx context.Context) error
 	// Arrives waits a moment for a slot that is on its way here, and tells whether it is here. Nil: there are no others.
 	Arrives func(ctx context.Context, slot kafka.Slot) bool
+	// Follow reads for consumers in this broker's rack what others lead. Nil: there are no others.
+	Follow *Follow
 	// SetLogStart raises a log's start offset, durably.
 	SetLogStart func(ctx context.Context, l *partition.Log, off kafka.Offset) error
 	Logger      *slog.Logger

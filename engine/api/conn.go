@@ -43,9 +43,10 @@ type conn struct {
 	draining  atomic.Bool
 	stopPolls atomic.Pointer[context.CancelFunc]
 
-	ahead   *ahead      // the answerer's, for the next Fetch; nil: nothing
-	scratch []byte      // the answerer's, for responses
-	bufs    net.Buffers // likewise
+	ahead   *ahead                 // the answerer's, for the next Fetch; nil: nothing
+	scratch []byte                 // the answerer's, for responses
+	bufs    net.Buffers            // likewise
+	sent    map[fetchKey]time.Time // likewise: when its consumer was sent to another broker
 }
 
 // waiting is a request whose answer is still to be made.

@@ -276,7 +276,7 @@ func (u sessionUse) finish(parts []fetchPart, rows []wire.FetchPartition) (tell 
 
 // update takes in a row; it tells whether the client must be told.
 func (p *sessionPart) update(row *wire.FetchPartition) bool {
-	changed := len(row.Records) > 0 || row.Err != kafka.None || p.hw != row.HighWatermark || p.logStart != row.LogStartOffset
+	changed := len(row.Records) > 0 || row.Err != kafka.None || row.PreferredReadReplica >= 0 || p.hw != row.HighWatermark || p.logStart != row.LogStartOffset
 	p.hw, p.logStart = row.HighWatermark, row.LogStartOffset // -1 with an error, so that the next good answer is told
 	return changed
 }

@@ -17,6 +17,9 @@ type metrics struct {
 	produced    prometheus.Counter
 	fetched     prometheus.Counter
 	failed      *prometheus.CounterVec
+	redirected  prometheus.Counter
+	followed    prometheus.Counter
+	asksFailed  prometheus.Counter
 
 	byKey map[int16]observer
 }
@@ -38,10 +41,13 @@ func newMetrics(reg prometheus.Registerer, table []api) *metrics {
 		produced:    prometheus.NewCounter(prometheus.CounterOpts{Name: "varve_bytes_in_total", Help: "Bytes of record batches appended."}),
 		fetched:     prometheus.NewCounter(prometheus.CounterOpts{Name: "varve_bytes_out_total", Help: "Bytes of record batches fetched."}),
 		failed:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "varve_failed_partitions_total", Help: "Partitions of Produce and Fetch answered with an error, by API and error."}, []string{"api", "error"}),
+		redirected:  prometheus.NewCounter(prometheus.CounterOpts{Name: "varve_follower_redirects_total", Help: "Partitions of Fetch for which a consumer was sent to a broker in its rack."}),
+		followed:    prometheus.NewCounter(prometheus.CounterOpts{Name: "varve_follower_bytes_out_total", Help: "Bytes of record batches fetched from here that other brokers lead; part of varve_bytes_out_total."}),
+		asksFailed:  prometheus.NewCounter(prometheus.CounterOpts{Name: "varve_follower_asks_failed_total", Help: "Questions to leaders that were not answered; their consumers go back to the leader."}),
 		byKey:       make(map[int16]observer),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, m.refused, m.in, m.out, m.requests, m.seconds, m.messages, m.produced, m.fetched, m.failed)
+		reg.MustRegister(m.connections, m.refused, m.in, m.out, m.requests, m.seconds, m.messages, m.produced, m.fetched, m.failed, m.redirected, m.followed, m.asksFailed)
 	}
 	for _, a := range table {
 		m.byKey[a.key] = observer{m.requests.WithLabelValues(a.name), m.seconds.WithLabelValues(a.name)}

@@ -24,6 +24,7 @@ import (
 	"github.com/varvelog/varve/engine/group"
 	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/engine/peer"
 	"github.com/varvelog/varve/engine/slot"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -57,7 +58,8 @@ type Options struct {
 	Config    *config.Broker
 	Logger    *slog.Logger
 	Registry  *prometheus.Registry // nil: no metrics
-	// Dial connects to another broker, to see when it has gone: slot.Options.Dial. Nil: only heartbeats tell.
+	// Dial connects to another broker, to see when it has gone (slot.Options.Dial), and to read what it leads for
+	// consumers in this broker's rack. Nil: only heartbeats tell, and consumers read from leaders.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Ready is called when the broker serves, with the cluster's id.
 	Ready func(clusterID string)
@@ -73,6 +75,7 @@ type Broker struct {
 	cold    *cold.Reader
 	logs    *partition.Set
 	slots   slot.Options
+	peers   *peer.Pool // nil: other brokers cannot be reached
 
 	manager atomic.Pointer[slot.Manager] // of the session of the moment
 	config  atomic.Pointer[config.Broker]
@@ -118,6 +121,9 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 		Broker: o.Self.ID, Addr: net.JoinHostPort(o.Self.Host, fmt.Sprint(o.Self.Port)), Rack: o.Self.Rack,
 		View: b.view, Logger: o.Logger, Logs: b.logs, Dial: o.Dial, Follows: new(catalog.Session),
 	}
+	if o.Dial != nil {
+		b.peers = peer.NewPool(fmt.Sprintf("broker-%d", o.Self.ID), o.Dial)
+	}
 	if reg != nil {
 		b.slots.LogMetrics, b.slots.WALMetrics = partition.NewMetrics(reg, b.logs), wal.NewMetrics(reg)
 	}
@@ -133,7 +139,7 @@ func (b *Broker) run(ctx context.Context) error {
 	})
 	server, err := api.New(api.Options{
 		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
-		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, SetLogStart: b.setLogStart, Logger: b.o.Logger, Registerer: b.registerer(),
+		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, SetLogStart: b.setLogStart, Follow: b.follow(), Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
 		return err
@@ -164,7 +170,18 @@ func (b *Broker) run(ctx context.Context) error {
 	run("sweep", b.sweep)
 	err = b.sessions(ctx, server, first)
 	cancel()
+	if b.peers != nil {
+		b.peers.Close()
+	}
 	return errors.Join(err, background.Wait())
+}
+
+// follow is what reading for other brokers' consumers takes.
+func (b *Broker) follow() *api.Follow {
+	if b.peers == nil {
+		return nil
+	}
+	return &api.Follow{Peers: b.peers, Cache: b.cache, Cold: b.cold}
 }
 
 func (b *Broker) registerer() prometheus.Registerer {

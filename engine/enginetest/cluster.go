@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/varvelog/varve/engine/api"
 	"github.com/varvelog/varve/engine/broker"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -53,6 +55,8 @@ type process struct {
 	ended  chan struct{} // closed when it has returned
 	err    error         // why, when ended
 
+	metrics *prometheus.Registry
+
 	conns  chan net.Conn
 	closed chan struct{} // closed when nobody listens any more
 	once   sync.Once
@@ -68,7 +72,7 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &process{
 		id: id, host: hostOf(id), addr: hostOf(id) + ":9092", cancel: cancel, dead: make(chan struct{}), ready: make(chan struct{}),
-		ended: make(chan struct{}), conns: make(chan net.Conn), closed: make(chan struct{}),
+		ended: make(chan struct{}), conns: make(chan net.Conn), closed: make(chan struct{}), metrics: prometheus.NewRegistry(),
 	}
 	c.mu.Lock()
 	p.number = len(c.lives)
@@ -80,9 +84,9 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 	go func() {
 		defer close(p.ended)
 		p.err = broker.Run(ctx, broker.Options{
-			Meta: metaPort{ports}, Store: storePort{ports}, Listener: p, Self: api.Broker{ID: id, Host: p.host, Port: 9092},
+			Meta: metaPort{ports}, Store: storePort{ports}, Listener: p, Self: api.Broker{ID: id, Host: p.host, Port: 9092, Rack: rackOf(id)},
 			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return p.line.dial(ctx, "tcp", addr) },
-			Config: cfg, Logger: logger(p), Ready: func(string) { close(p.ready) },
+			Config: cfg, Logger: logger(p), Registry: p.metrics, Ready: func(string) { close(p.ready) },
 		})
 		_ = p.Close() // nobody can connect to what has ended
 	}()

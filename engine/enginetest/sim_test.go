@@ -52,6 +52,9 @@ func simulate(t *testing.T, brokers func(seed uint64) int, count uint64) {
 					total["seeds"]++
 					total["broker lives"] += len(w.cluster.lives)
 					total["records acknowledged and read back"] += w.acked()
+					for _, p := range w.cluster.lives {
+						total["bytes read for their leaders"] += followed(p.metrics)
+					}
 					for what, n := range w.cluster.ledger.count {
 						total[what] += n
 					}

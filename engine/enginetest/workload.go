@@ -51,7 +51,7 @@ func (w *world) createTopics(ctx context.Context) {
 
 // createTopic makes sure that a topic is there.
 func createTopic(ctx context.Context, cl *client, name string, partitions int32, configs map[string]*string) error {
-	r, err := kadm.NewClient(cl.Client).CreateTopic(ctx, partitions, 1, configs, name)
+	r, err := kadm.NewClient(cl.Client).CreateTopic(ctx, partitions, -1, configs, name)
 	if err == nil {
 		err = r.Err
 	}

@@ -46,6 +46,7 @@ type world struct {
 	kept      kadm.TopicID
 	read      []seen
 	group     *positions
+	readers   []*rackReader
 	trimmed   trimmed
 	compacted compacted
 	bad       []string
@@ -57,7 +58,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 	roll := []string{"800", "3000", "15000"}[d.below("config", 3)]
 	w := &world{t: t, dice: d, current: make(map[int32]*process), acks: make(map[place]string), group: newPositions(), trimmed: newTrimmed()}
 	w.cluster = newCluster(d, map[string]string{
-		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false",
+		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false", "default.replication.factor": fmt.Sprint(min(3, brokers)),
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
 		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000", "log.cleaner.backoff.ms": "1500",
 		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)],
@@ -146,6 +147,11 @@ func (w *world) run() {
 	for id := range members {
 		consuming.Go(func() { w.consume(drained, id) })
 	}
+	for id := range int32(min(2, len(w.ids)-1)) { // a broker alone leads all
+		r := &rackReader{rack: rackOf(id), next: make(map[int32]int64), consumed: make(map[place]string)}
+		w.readers = append(w.readers, r)
+		consuming.Go(func() { w.readInRack(drained, r) })
+	}
 	w.chaos(ctx)
 	over()
 	w.calm(ctx)
@@ -161,6 +167,7 @@ func (w *world) run() {
 	wait(ctx, 10*time.Second) // every late write has landed
 	w.readAll(ctx)
 	w.awaitGroup(ctx)
+	w.awaitReaders(ctx)
 	stop()
 	consuming.Wait()
 	w.checkTrimmed(ctx)

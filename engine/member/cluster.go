@@ -48,6 +48,9 @@ func NewCluster(m *catalog.Members, slots int) *Cluster {
 	return c
 }
 
+// Addr returns the host:port at which a broker is reached.
+func (b Broker) Addr() string { return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))) }
+
 func brokerOf(s catalog.Member) (Broker, bool) {
 	host, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {
@@ -93,19 +96,37 @@ func (c *Cluster) Leader(s kafka.Slot) (broker int32, epoch kafka.LeaderEpoch) {
 	return -1, o.Epoch
 }
 
-// Replicas returns the leader of a slot and those that come next in ring
-// order, up to n: each could take over without loss.
+// Replicas returns the leader of a slot and, up to n in all, brokers that
+// could take over without loss: one of each other rack first, else in ring order, from
+// another place on for each slot.
 func (c *Cluster) Replicas(s kafka.Slot, n int) []int32 {
 	leader, _ := c.Leader(s)
 	at := slices.IndexFunc(c.Brokers, func(b Broker) bool { return b.ID == leader })
 	if at < 0 {
 		return []int32{}
 	}
-	var ids []int32
-	for i := range min(max(n, 1), len(c.Brokers)) {
-		ids = append(ids, c.Brokers[(at+i)%len(c.Brokers)].ID)
+	ids, racks := []int32{leader}, []string{c.Brokers[at].Rack}
+	others := len(c.Brokers) - 1
+	for _, spread := range []bool{true, false} {
+		for i := 0; i < others && len(ids) < n; i++ {
+			b := c.Brokers[(at+1+(int(s)+i)%others)%len(c.Brokers)]
+			if slices.Contains(ids, b.ID) || spread && slices.Contains(racks, b.Rack) {
+				continue
+			}
+			ids, racks = append(ids, b.ID), append(racks, b.Rack)
+		}
 	}
 	return ids
+}
+
+// ReplicaIn returns the first of a slot's n replicas that is in a rack.
+func (c *Cluster) ReplicaIn(s kafka.Slot, n int, rack string) (id int32, ok bool) {
+	for _, id := range c.Replicas(s, n) {
+		if b, ok := c.Broker(id); ok && b.Rack == rack {
+			return id, true
+		}
+	}
+	return -1, false
 }
 
 // Broker returns a broker; false: it is not live.

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -303,6 +304,22 @@ func (r *rig) move() {
 	for _, ref := range s.Hot {
 		r.store.remove(ref.Key)
 	}
+}
+
+// readFar is Read by another broker, which is told where the records lie.
+func readFar(l *Log, from kafka.Offset, limit int, iso kafka.Isolation, a *objcache.Arena) (Result, error) {
+	ctx := context.Background()
+	return Replica{TP: l.o.TP, Cache: l.o.Cache, Cold: l.o.Cold}.Read(ctx, from, limit, iso, a, func(from kafka.Offset) (Place, error) {
+		p, err := l.Locate(ctx, from, limit, iso)
+		if err != nil {
+			return p, err
+		}
+		b, err := json.Marshal(p)
+		if err != nil {
+			return p, err
+		}
+		return ParsePlace(b)
+	})
 }
 
 // readAll reads a log from an offset to the isolation level's end.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -242,10 +243,15 @@ func (s *stack) ask() answers {
 			for from := o.LogStart; ; {
 				res, err := s.Read(s.t.Context(), from, limit, iso, arena)
 				check0(s.t, err)
+				b := bytes.Join(res.Bufs, nil)
+				far, err := readFar(s.Log, from, limit, iso, arena)
+				check0(s.t, err)
+				if !bytes.Equal(b, bytes.Join(far.Bufs, nil)) || far.Next != res.Next || !slices.Equal(far.Aborted, res.Aborted) {
+					s.t.Errorf("read at %d, max %d: another broker reads otherwise, up to %d, not %d", from, limit, far.Next, res.Next)
+				}
 				if len(res.Bufs) == 0 {
 					break
 				}
-				b := bytes.Join(res.Bufs, nil)
 				all = append(all, b...)
 				if limit == 1 && iso == kafka.ReadCommitted {
 					a.Aborted[from] = len(res.Aborted)

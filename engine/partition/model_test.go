@@ -200,7 +200,13 @@ func (m *model) read() {
 	iso := kafka.Isolation(rapid.IntRange(0, 1).Draw(m.t, "iso"))
 	from := kafka.Offset(rapid.Int64Range(int64(m.logStart), int64(m.hw())).Draw(m.t, "from"))
 	limit := rapid.SampledFrom([]int{0, 1, 150, 1000, 70_000, 200_000, 1 << 20}).Draw(m.t, "max")
-	res, err := m.r.Read(context.Background(), from, limit, iso, objcache.NewArena())
+	var res Result
+	var err error
+	if rapid.Bool().Draw(m.t, "far") {
+		res, err = readFar(m.r.Log, from, limit, iso, objcache.NewArena())
+	} else {
+		res, err = m.r.Read(context.Background(), from, limit, iso, objcache.NewArena())
+	}
 	if err != nil {
 		m.t.Fatalf("read at %d: %v", from, err)
 	}

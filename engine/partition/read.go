@@ -40,6 +40,16 @@ type view struct {
 	ended       []bundle.AbortedTxn // aborted transactions that end in the hot index
 }
 
+// source is where the bytes of a partition's records are read from.
+type source struct {
+	tp      kafka.TopicPartition
+	cache   Cache
+	cold    Cold
+	metrics *Metrics // nil: none
+}
+
+func (l *Log) source() source { return source{l.o.TP, l.o.Cache, l.o.Cold, l.o.Metrics} }
+
 // Read returns whole batches from the one that holds from, about limit bytes but
 // at least one batch if there is one (KIP-74), up to the high watermark, or
 // the last stable offset for read_committed. It reads from the sealed segments
@@ -48,37 +58,57 @@ type view struct {
 // with; kafka.KafkaStorageError, wrapped, when the bytes are not where the
 // catalogue says; others, and ctx's, wrapped.
 func (l *Log) Read(ctx context.Context, from kafka.Offset, limit int, iso kafka.Isolation, a *objcache.Arena) (Result, error) {
+	return l.source().read(ctx, from, limit, iso, a, func(from kafka.Offset, max int64) (view, error) {
+		v, err := l.resolve(from, max, iso)
+		if err == nil {
+			err = l.learnMarks(ctx, v.slices)
+		}
+		return v, err
+	})
+}
+
+// read reads what resolve finds from an offset on, and has it look anew after
+// the bytes had gone from there.
+func (s source) read(ctx context.Context, from kafka.Offset, limit int, iso kafka.Isolation, a *objcache.Arena, resolve func(from kafka.Offset, max int64) (view, error)) (Result, error) {
 	w := bounds{from: from, max: min(max(1, int64(limit)), maxReadBytes), one: true}
 	for attempt := 1; ; attempt++ {
-		v, err := l.resolve(w.from, w.max, iso)
-		if err != nil || v.from >= v.limit {
+		v, err := resolve(w.from, w.max)
+		if err == nil && v.from >= v.limit || err != nil && !errors.Is(err, objstore.ErrNotFound) {
 			return v.Result, err
 		}
-		w.limit = v.limit
 		var next kafka.Offset
-		if v.sealed {
-			v.Bufs, next, err = l.readSealed(ctx, w, a)
-		} else {
-			v.Bufs, next, err = l.readHot(ctx, w, v.slices, a)
-		}
-		if err == nil && iso == kafka.ReadCommitted {
-			err = l.aborted(ctx, &v, next)
+		if err == nil {
+			w.limit = v.limit
+			next, err = s.readView(ctx, &v, w, iso, a)
 		}
 		switch {
 		case err == nil && len(v.Bufs) == 0 && next > w.from && next < v.limit:
 			w.from, attempt = next, 0 // compaction left a hole there
 			continue
 		case err == nil:
-			l.o.Metrics.read(v.Bufs, v.sealed)
+			s.metrics.read(v.Bufs, v.sealed)
 			v.Next = next
 			return v.Result, nil
 		case !errors.Is(err, objstore.ErrNotFound):
-			return v.Result, fmt.Errorf("read %s at offset %d: %w", l.o.TP, from, err)
+			return v.Result, fmt.Errorf("read %s at offset %d: %w", s.tp, from, err)
 		case attempt == resolves:
-			return v.Result, fmt.Errorf("read %s at offset %d: %w: %w", l.o.TP, from, kafka.KafkaStorageError, err)
+			return v.Result, fmt.Errorf("read %s at offset %d: %w: %w", s.tp, from, kafka.KafkaStorageError, err)
 		}
-		l.o.Metrics.resolved()
+		s.metrics.resolved()
 	}
+}
+
+// readView reads within the bounds from where a view says.
+func (s source) readView(ctx context.Context, v *view, w bounds, iso kafka.Isolation, a *objcache.Arena) (next kafka.Offset, err error) {
+	if v.sealed {
+		v.Bufs, next, err = s.readSealed(ctx, w, a)
+	} else {
+		v.Bufs, next, err = s.readHot(ctx, w, v.slices, a)
+	}
+	if err == nil && iso == kafka.ReadCommitted {
+		err = s.aborted(ctx, v, next)
+	}
+	return next, err
 }
 
 // resolve looks up where the bytes from an offset lie.
@@ -154,14 +184,14 @@ func (x *index) cover(from, limit kafka.Offset, max int64) []slice {
 
 // readHot reads within the bounds from consecutive slices. What it has when a
 // later slice can't be read is returned; the next read finds out why.
-func (l *Log) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
+func (s source) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
 	if len(hot) > 1 {
-		l.o.Cache.Prefetch(ctx, spans(w, hot), a)
+		s.cache.Prefetch(ctx, spans(w, hot), a)
 	}
 	var bufs [][]byte
 	next := w.from
 	for i := range hot {
-		part, n, end, err := l.readSlice(ctx, w, &hot[i], a)
+		part, n, end, err := s.readSlice(ctx, w, &hot[i], a)
 		switch {
 		case err != nil && len(bufs) == 0:
 			return nil, next, err
@@ -184,20 +214,17 @@ func (l *Log) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.Ar
 }
 
 // readSlice reads within the bounds from one slice.
-func (l *Log) readSlice(ctx context.Context, w bounds, s *slice, a *objcache.Arena) (bufs [][]byte, n int64, next kafka.Offset, err error) {
-	if err := l.learnMarks(ctx, s); err != nil {
-		return nil, 0, w.from, err
-	}
-	lo, hi := s.span(w)
-	bufs, err = l.o.Cache.Read(ctx, s.Key, s.Pos+lo.pos, hi-lo.pos, a)
+func (s source) readSlice(ctx context.Context, w bounds, e *slice, a *objcache.Arena) (bufs [][]byte, n int64, next kafka.Offset, err error) {
+	lo, hi := e.span(w)
+	bufs, err = s.cache.Read(ctx, e.Key, e.Pos+lo.pos, hi-lo.pos, a)
 	if err != nil {
 		return nil, 0, w.from, err
 	}
-	if w.from == lo.base && hi == s.Len && hi-lo.pos <= w.max && w.limit > s.Last {
-		return bufs, hi - lo.pos, s.Last + 1, nil // all of it
+	if w.from == lo.base && hi == e.Len && hi-lo.pos <= w.max && w.limit > e.Last {
+		return bufs, hi - lo.pos, e.Last + 1, nil // all of it
 	}
-	tail := s.floorPos(lo.pos + w.max)
-	if byLimit := s.floorOffset(w.limit); byLimit.pos < tail.pos {
+	tail := e.floorPos(lo.pos + w.max)
+	if byLimit := e.floorOffset(w.limit); byLimit.pos < tail.pos {
 		tail = byLimit
 	}
 	tail.pos -= lo.pos
@@ -268,30 +295,37 @@ func Prefetch(ctx context.Context, asks []Ask, total int64, iso kafka.Isolation,
 	}
 }
 
-// learnMarks finds the marks of a long slice that recovery brought without
+// learnMarks finds the marks of long slices that recovery brought without
 // them, and keeps them for the next reader.
-func (l *Log) learnMarks(ctx context.Context, s *slice) error {
-	if s.marks != nil || s.Len <= 2*markBytes {
-		return nil
+func (l *Log) learnMarks(ctx context.Context, hot []slice) error {
+	for i := range hot {
+		s := &hot[i]
+		if s.marks != nil || s.Len <= 2*markBytes {
+			continue
+		}
+		err := l.walk(ctx, s.Ref, func(h record.Header, pos int64) bool {
+			s.marks = addMark(s.marks, h.BaseOffset, pos)
+			return true
+		})
+		if err != nil {
+			s.marks = nil
+			return err
+		}
+		l.learn(*s)
 	}
-	err := l.walk(ctx, s.Ref, func(h record.Header, pos int64) bool {
-		s.marks = addMark(s.marks, h.BaseOffset, pos)
-		return true
-	})
-	if err != nil {
-		s.marks = nil
-		return err
-	}
+	return nil
+}
+
+func (l *Log) learn(s slice) {
 	l.durable.mu.Lock()
 	defer l.durable.mu.Unlock()
-	l.durable.hot.learn(*s)
-	return nil
+	l.durable.hot.learn(s)
 }
 
 // readSealed reads from the sealed segments. The cold reader knows nothing of
 // transactions that are open, so what lies behind the limit is cut off.
-func (l *Log) readSealed(ctx context.Context, w bounds, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
-	bufs, next, err := l.o.Cold.Read(ctx, l.o.TP, w.from, w.max, a)
+func (s source) readSealed(ctx context.Context, w bounds, a *objcache.Arena) ([][]byte, kafka.Offset, error) {
+	bufs, next, err := s.cold.Read(ctx, s.tp, w.from, w.max, a)
 	if err != nil || next <= w.limit {
 		return bufs, next, err
 	}
@@ -304,10 +338,10 @@ func (l *Log) readSealed(ctx context.Context, w bounds, a *objcache.Arena) ([][]
 // aborted adds the aborted transactions that touch what was read. Those of the
 // hot index were noted before any was sealed, so none is missed; one that
 // was sealed meanwhile is found twice.
-func (l *Log) aborted(ctx context.Context, v *view, next kafka.Offset) error {
+func (s source) aborted(ctx context.Context, v *view, next kafka.Offset) error {
 	v.Aborted = append(v.Aborted, touching(v.ended, v.from, next)...)
 	if v.sealed {
-		sealed, err := l.o.Cold.Aborted(ctx, l.o.TP, v.from, next)
+		sealed, err := s.cold.Aborted(ctx, s.tp, v.from, next)
 		if err != nil {
 			return err
 		}

@@ -36,7 +36,8 @@ var allowed = map[string][]string{
 	"engine/member":     {"internal/kafka", "internal/catalog"},
 	"engine/slot":       {"internal/kafka", "internal/catalog", "tiering", "engine/partition", "engine/member"},
 	"engine/group":      {"internal/kafka", "internal/catalog"},
-	"engine/api":        {"internal/kafka", "internal/catalog", "tiering/objcache", "engine/partition", "engine/group", "engine/member"},
+	"engine/peer":       {"internal/kafka"},
+	"engine/api":        {"internal/kafka", "internal/catalog", "tiering/objcache", "engine/partition", "engine/group", "engine/member", "engine/peer"},
 	"engine/broker":     {"internal", "tiering", "engine"},
 	"engine/enginetest": {"internal", "tiering", "engine"},
 

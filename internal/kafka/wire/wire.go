@@ -62,16 +62,35 @@ func ReadFrame(r io.Reader, limit int32) ([]byte, error) {
 	if size > MaxFrame(key, limit) {
 		return nil, fmt.Errorf("%w: %d bytes for key %d", ErrFrameSize, size, key)
 	}
-	frame := make([]byte, min(int(size), step))
-	n := copy(frame, head[4:])
+	return readRest(r, head[4:], int(size))
+}
+
+// ReadResponse reads one response without its length, of up to limit bytes, as
+// ReadFrame reads requests.
+func ReadResponse(r io.Reader, limit int32) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size := int32(binary.BigEndian.Uint32(head[:]))
+	if size < 4 || size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFrameSize, size, limit)
+	}
+	return readRest(r, nil, int(size))
+}
+
+// readRest reads the rest of size bytes that begin with head.
+func readRest(r io.Reader, head []byte, size int) ([]byte, error) {
+	frame := make([]byte, min(size, step))
+	n := copy(frame, head)
 	for {
 		if _, err := io.ReadFull(r, frame[n:]); err != nil {
 			return nil, unexpected(err)
 		}
-		if n = len(frame); n == int(size) {
+		if n = len(frame); n == size {
 			return frame, nil
 		}
-		grown := make([]byte, min(int(size), 2*n))
+		grown := make([]byte, min(size, 2*n))
 		copy(grown, frame)
 		frame = grown
 	}

@@ -93,6 +93,20 @@ func storeArgs(data string, args []string) []string {
 	return out
 }
 
+// Varve runs another command of the binary on what the broker has, and returns what it printed.
+func (b *Broker) Varve(t testing.TB, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, b.bin, append(args, b.where...)...)
+	cmd.Env = b.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("varve %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
 // Verify runs `varve verify` on what the broker has. The error has what it
 // printed, and wraps an *exec.ExitError.
 func (b *Broker) Verify() error {

@@ -1,0 +1,118 @@
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// rackOf is the rack of a broker.
+func rackOf(id int32) string { return fmt.Sprintf("rack-%d", id%2) }
+
+// rackReader is a consumer in a rack, which reads from leaders and followers as they
+// tell it (KIP-392). Its fields are guarded by world.mu.
+type rackReader struct {
+	rack     string
+	next     map[int32]int64
+	consumed map[place]string
+}
+
+// readInRack reads keptTopic from its beginning, through all that happens, until
+// ctx ends: one client after the other, each from where the last one was.
+func (w *world) readInRack(ctx context.Context, r *rackReader) {
+	for ctx.Err() == nil {
+		span := time.Second + w.dice.upTo(r.rack, 20*time.Second)
+		if w.cluster.faults.isCalm() {
+			span = time.Hour
+		}
+		life, cancel := context.WithTimeout(ctx, span)
+		w.readLife(life, r)
+		cancel()
+	}
+}
+
+// readLife is one client's life.
+func (w *world) readLife(ctx context.Context, r *rackReader) {
+	from := make(map[int32]kgo.Offset)
+	w.mu.Lock()
+	for p := range int32(partitions) {
+		from[p] = kgo.NewOffset().At(r.next[p])
+	}
+	w.mu.Unlock()
+	cl := w.client(kgo.Rack(r.rack), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{keptTopic: from}),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.FetchMaxWait(300*time.Millisecond))
+	defer cl.Close()
+	marks := make(map[int32]int64)
+	for ctx.Err() == nil {
+		fetches := cl.PollFetches(ctx)
+		fetches.EachError(func(_ string, p int32, err error) {
+			var lost *kgo.ErrDataLoss
+			if errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &lost) {
+				w.report("%s: partition %d at %d: %v", r.rack, p, r.next[p], err)
+			}
+		})
+		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
+			if f.Err == nil && f.HighWatermark < marks[f.Partition] {
+				w.report("%s: partition %d: high watermark %d after %d", r.rack, f.Partition, f.HighWatermark, marks[f.Partition])
+			}
+			marks[f.Partition] = max(marks[f.Partition], f.HighWatermark)
+			f.EachRecord(func(rec *kgo.Record) { w.readRecord(r, rec, marks[f.Partition]) })
+		})
+	}
+}
+
+// readRecord notes a record, which must be the next one, below the high watermark.
+func (w *world) readRecord(r *rackReader, rec *kgo.Record, mark int64) {
+	if rec.Offset != r.next[rec.Partition] || rec.Offset >= mark {
+		w.report("%s: partition %d: offset %d where %d should be, the high watermark is %d", r.rack, rec.Partition, rec.Offset, r.next[rec.Partition], mark)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.next[rec.Partition] = rec.Offset + 1
+	r.consumed[place{rec.Partition, rec.Offset}] = string(rec.Value)
+}
+
+// awaitReaders waits until the consumers in racks have read all, and compares it with the log.
+func (w *world) awaitReaders(ctx context.Context) {
+	for limit := time.Now().Add(3 * time.Minute); time.Now().Before(limit) && w.unread() != ""; wait(ctx, time.Second) {
+	}
+	if what := w.unread(); what != "" {
+		w.report("%s", what)
+	}
+}
+
+// unread tells what a consumer in a rack has not read, or has read differently.
+func (w *world) unread() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.readers {
+		for _, s := range w.read {
+			if got, ok := r.consumed[place{s.partition, s.offset}]; !ok || got != s.value {
+				return fmt.Sprintf("%s: %d/%d is %q and was read as %q (%v)", r.rack, s.partition, s.offset, s.value, got, ok)
+			}
+		}
+		if len(r.consumed) > len(w.read) {
+			return fmt.Sprintf("%s: %d records read, the log has %d", r.rack, len(r.consumed), len(w.read))
+		}
+	}
+	return ""
+}
+
+// followed returns the bytes that brokers have read for others, their leaders.
+func followed(reg *prometheus.Registry) int {
+	families, err := reg.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "varve_follower_bytes_out_total" {
+			return int(f.GetMetric()[0].GetCounter().GetValue())
+		}
+	}
+	return 0
+}

@@ -120,6 +120,16 @@ func (s *Source) Topics(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// TopicByID returns the name of the topic with an id of 32 hexadecimal digits.
+func (s *Source) TopicByID(id string) (name string, ok bool) {
+	for _, t := range s.cat.Topics().All() {
+		if t.ID.Hex() == id {
+			return t.Name, true
+		}
+	}
+	return "", false
+}
+
 func (s *Source) cluster(ctx context.Context) (c catalog.Cluster, err error) {
 	err = bounded(ctx, func(ctx context.Context) error {
 		c, err = s.cat.ReadCluster(ctx)

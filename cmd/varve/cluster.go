@@ -27,7 +27,7 @@ func newClusterCommand() *cobra.Command {
 	}
 	f.register(cmd.PersistentFlags(), "data directory")
 	cmd.PersistentFlags().Bool("json", false, "print JSON")
-	cmd.AddCommand(newClusterStatus(f), newClusterDrain(f), newClusterMove(f))
+	cmd.AddCommand(newClusterStatus(f), newClusterDrain(f), newClusterMove(f), newClusterUpgrade(f))
 	return cmd
 }
 

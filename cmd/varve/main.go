@@ -53,6 +53,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newBrokerCommand(), newDevCommand(), newClusterCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newReplayCommand(), newGroupCommand(), newSegmentCommand(), newVerifyCommand(), newCostCommand(), newBenchCommand())
+	root.AddCommand(newBrokerCommand(), newDevCommand(), newClusterCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newReplayCommand(), newGroupCommand(), newSegmentCommand(), newVerifyCommand(), newCatalogCommand(), newCostCommand(), newBenchCommand())
 	return root
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/varvelog/varve/clients/replay"
+	"github.com/varvelog/varve/internal/kafka"
 )
 
 type replayFlags struct {
@@ -32,6 +33,8 @@ type replayFlags struct {
 	parquet    bool
 	into       string
 	intoTopic  string
+	listing    bool
+	slots      int
 }
 
 func newReplayCommand() *cobra.Command {
@@ -64,6 +67,9 @@ func newReplayCommand() *cobra.Command {
 	fs.BoolVar(&f.parquet, "parquet", false, "with --output: Parquet files")
 	fs.StringVar(&f.into, "into", "", "write into another cluster, found at host:port[,host:port …], partition by partition")
 	fs.StringVar(&f.intoTopic, "into-topic", "", "with --into: the topic there (the same name); made where there is none")
+	fs.BoolVar(&f.listing, "without-catalogue", false, "work out from the objects alone what the catalogue would say: it is lost (TOPIC may be an id of 32 digits)")
+	fs.IntVar(&f.slots, "slots", 0, "with --without-catalogue, where there is no manifest: the cluster's number of slots (256)")
+	cmd.MarkFlagsMutuallyExclusive("without-catalogue", "follow")
 	_ = cmd.MarkFlagRequired("topic") // it exists
 	cmd.MarkFlagsMutuallyExclusive("output", "into")
 	cmd.MarkFlagsMutuallyExclusive("output", "count")
@@ -79,7 +85,7 @@ func (f *replayFlags) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	src, closeAll, err := f.source(cmd.Context())
+	src, closeAll, err := f.source(cmd, &opts)
 	if err != nil {
 		return err
 	}
@@ -159,9 +165,36 @@ func savePosition(name string, pos replay.Position) error {
 	})
 }
 
+// fromListing opens the log of a cluster whose catalogue is lost, and says
+// what that has left open. A topic that is named by its id gets its name.
+func (f *replayFlags) fromListing(cmd *cobra.Command, o *replay.Options) (*replay.Source, func() error, error) {
+	s, err := f.openObjects(cmd.Context())
+	if err != nil {
+		return nil, nil, err
+	}
+	l := replay.Listing{Slots: f.slots, Names: map[string]string{}}
+	if _, err := kafka.ParseTopicID(o.Topic); err == nil {
+		l.Names[o.Topic] = ""
+	}
+	src, report, err := replay.NewSourceFromListing(cmd.Context(), s.objects, l)
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	for _, finding := range report.Findings {
+		fmt.Fprintln(cmd.ErrOrStderr(), finding)
+	}
+	if name, ok := src.TopicByID(o.Topic); ok {
+		o.Topic = name
+	}
+	return src, func() error { return errors.Join(src.Close(), s.Close()) }, nil
+}
+
 // source opens the cluster's log.
-func (f *replayFlags) source(ctx context.Context) (*replay.Source, func() error, error) {
-	s, err := f.open(ctx, false, nil)
+func (f *replayFlags) source(cmd *cobra.Command, o *replay.Options) (*replay.Source, func() error, error) {
+	if f.listing {
+		return f.fromListing(cmd, o)
+	}
+	s, err := f.open(cmd.Context(), false, nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -89,6 +89,29 @@ func (f *storeFlags) open(ctx context.Context, forBroker bool, reg prometheus.Re
 	return &stores{meta: store, objects: objects, closers: []func() error{store.Close, objects.Close}}, nil
 }
 
+// openObjects opens the objects alone: of a cluster whose catalogue is lost.
+func (f *storeFlags) openObjects(ctx context.Context) (*stores, error) {
+	if f.cloud() {
+		objects, err := cloud.OpenObjects(ctx, cloud.Place{Bucket: f.bucket, Prefix: f.prefix}, nil)
+		if err != nil {
+			return nil, err
+		}
+		return &stores{objects: objects}, nil
+	}
+	if _, err := os.Stat(filepath.Join(f.data, "objects")); err != nil {
+		return nil, fmt.Errorf("no objects (--data names another directory, --bucket a bucket): %w", err)
+	}
+	disk, err := vfs.Disk(f.data)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	objects, err := filestore.Open(disk, "objects", wal.KeyPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("open objects: %w", err)
+	}
+	return &stores{objects: objects, closers: []func() error{objects.Close}}, nil
+}
+
 const probeTimeout = 30 * time.Second
 
 // openCloud opens bucket and table. Who is patient takes them as they are,

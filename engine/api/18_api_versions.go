@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
 
@@ -14,7 +15,7 @@ const maxAPIVersions = 4
 // ApiVersions (18), versions 0 to 4; v3 has the client's name and version
 // (KIP-511). The response's header is always version 0. A version that is not
 // known is answered in version 0 with UNSUPPORTED_VERSION and the row of this
-// key alone. No features are told: there are neither transactions (KIP-890) nor the
+// key alone. The one feature told (KIP-584) is the cluster's own level: there are neither transactions (KIP-890) nor the
 // newer group protocols.
 func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.ApiVersionsRequest)
@@ -29,7 +30,29 @@ func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 		k.ApiKey, k.MinVersion, k.MaxVersion = a.key, a.advertised(), a.max
 		resp.ApiKeys = append(resp.ApiKeys, k)
 	}
+	if r.Version >= 3 {
+		s.features(resp)
+	}
 	return resp
+}
+
+// levelFeature names the cluster's feature level among Kafka's features
+// (KIP-584), as kafka-features.sh shows them.
+const levelFeature = "varve.level"
+
+// features tells the levels that this program works at, and the cluster's.
+func (s *Server) features(resp *kmsg.ApiVersionsResponse) {
+	supported := kmsg.NewApiVersionsResponseSupportedFeature()
+	supported.Name, supported.MinVersion, supported.MaxVersion = levelFeature, catalog.MinLevel, catalog.Level
+	resp.SupportedFeatures = append(resp.SupportedFeatures, supported)
+	level := s.o.Catalog.Level()
+	if level == 0 { // there is no cluster yet
+		return
+	}
+	final := kmsg.NewApiVersionsResponseFinalizedFeature()
+	final.Name, final.MinVersionLevel, final.MaxVersionLevel = levelFeature, int16(level), int16(level)
+	resp.FinalizedFeatures = append(resp.FinalizedFeatures, final)
+	resp.FinalizedFeaturesEpoch = s.o.Catalog.Applied()
 }
 
 // unsupportedAPIVersions is the answer to a version that is not known.

@@ -168,6 +168,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("retention", b.retain)
 	run("compaction", b.compact)
 	run("sweep", b.sweep)
+	run("manifest", b.manifests)
 	err = b.sessions(ctx, server, first)
 	cancel()
 	if b.peers != nil {
@@ -239,8 +240,8 @@ func (b *Broker) sessions(ctx context.Context, server *api.Server, manager *slot
 	}
 }
 
-// rejoin begins a session after one was ended, and tries until ctx ends or
-// another process is seen to run this broker id.
+// rejoin begins a session after one was ended, and tries until ctx ends,
+// another process is seen to run this broker id, or the cluster has been raised above this program.
 func (b *Broker) rejoin(ctx context.Context) (*slot.Manager, error) {
 	for {
 		select {
@@ -249,7 +250,7 @@ func (b *Broker) rejoin(ctx context.Context) (*slot.Manager, error) {
 			return nil, context.Cause(ctx)
 		}
 		m, err := b.begin(ctx)
-		if err == nil || errors.Is(err, catalog.ErrSuperseded) {
+		if err == nil || errors.Is(err, catalog.ErrSuperseded) || errors.Is(err, catalog.ErrLevel) {
 			return m, err
 		}
 		b.o.Logger.Warn("begin a new session", "err", err)

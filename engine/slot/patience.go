@@ -72,7 +72,7 @@ func (p *patience) tell(what string, err error) {
 func forGood(err error) bool {
 	for _, e := range []error{
 		wal.ErrHole, bundle.ErrCorrupt, recovery.ErrInconsistent, objstore.ErrNotFound, objstore.ErrInvalidKey,
-		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded, catalog.ErrLevel,
+		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded, catalog.ErrLevel, catalog.ErrRestoring,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -79,6 +79,11 @@ func (k *keeper) trim(ctx context.Context, s catalog.Session, keep int64) (now c
 		return s, nil
 	}
 	from := s.Trim + 1
+	if s.State == catalog.Sealed && k.m.o.Catalog.Level() >= catalog.LevelNames {
+		if err := wal.MarkEnd(ctx, k.m.o.Store, originOf(s), s.SealedAt); err != nil {
+			return s, fmt.Errorf("trim session %d/%d: %w", s.ID.Broker, s.ID.Epoch, err)
+		}
+	}
 	now, err = k.m.o.Catalog.SetTrim(ctx, s, keep-1)
 	if err != nil {
 		return s, fmt.Errorf("trim session %d/%d to %d: %w", s.ID.Broker, s.ID.Epoch, keep-1, err)

@@ -27,9 +27,11 @@ var allowed = map[string][]string{
 	"tiering/recovery":   {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal"},
 	"tiering/retention":  {"internal/kafka", "internal/catalog", "tiering/objstore"},
 	"tiering/compaction": {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/cold", "tiering/upload"},
-	"tiering/sweep":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal", "tiering/upload", "tiering/compaction"},
+	"tiering/sweep":      {"internal/kafka", "internal/catalog", "tiering/objstore", "tiering/bundle", "tiering/wal", "tiering/upload", "tiering/compaction", "tiering/manifest"},
 	"tiering/verify":     {"internal/kafka", "internal/catalog", "tiering"},
 	"tiering/tiertest":   {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
+	"tiering/manifest":   {"internal/kafka", "internal/catalog", "tiering/objstore"},
+	"tiering/rebuild":    {"internal/kafka", "internal/catalog", "tiering"},
 	"tiering/cloud":      {"internal/meta", "tiering/objstore"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},

@@ -9,7 +9,7 @@
 //
 //	cluster        info                      id, slot count, feature level
 //	topics         <name>                    id, partitions, configs
-//	changes        <number>                  the ordered feed of topic and config changes
+//	changes        <number>                  the ordered feed of topic, config, member and level changes
 //	tombstones     <topic id>                deleted topics whose segments are still to go
 //	config         broker/<id>               dynamic broker settings ("" = cluster-wide)
 //	session/<b>    <epoch>                   one life of a broker

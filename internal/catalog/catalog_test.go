@@ -84,7 +84,7 @@ func TestClusterIsCreatedOnce(t *testing.T) {
 	for i := range 10 {
 		wg.Go(func() {
 			cl, err := catalog.New(store).Cluster(t.Context(), 256+i)
-			if err != nil || len(cl.ID) != 22 || cl.Level != 1 {
+			if err != nil || len(cl.ID) != 22 || cl.Level != catalog.Level {
 				t.Errorf("%+v, %v", cl, err)
 			}
 			mu.Lock()
@@ -473,7 +473,7 @@ func TestMembersFollowTheFeed(t *testing.T) {
 	ok(t, other.Refresh(t.Context()))
 	ok(t, reloaded.Refresh(t.Context()))
 	for name, m := range map[string]*catalog.Members{"made": c.Members(), "followed": other.Members(), "reloaded": reloaded.Members()} {
-		same(t, []catalog.Member{{ID: target.ID, State: catalog.Live, Addr: "host:2", Rack: "b", Leaving: true}}, m.Live())
+		same(t, []catalog.Member{{ID: target.ID, State: catalog.Live, Addr: "host:2", Rack: "b", Leaving: true, Levels: catalog.Levels{Min: catalog.MinLevel, Max: catalog.Level}}}, m.Live())
 		same(t, []catalog.Owner{{Session: target.ID, Epoch: kept.Epoch}, {Epoch: -1}}, m.Owners(2))
 		same(t, []int32{2}, m.Placement().Drained)
 		if len(m.Fenced()) != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/varvelog/varve/internal/meta"
@@ -142,6 +143,12 @@ func (c *Catalog) applyChange(ctx context.Context, next *Topics, item meta.Item)
 			return err
 		}
 		next.members = members
+	case changeLevel:
+		n, err := strconv.Atoi(f.text("value"))
+		if err := errors.Join(f.err, err); err != nil {
+			return err
+		}
+		next.level = n
 	case changeStarts:
 		starts, err := next.starts.with(f.text("value"), next.change+1)
 		if err := errors.Join(f.err, err); err != nil {
@@ -157,14 +164,9 @@ func (c *Catalog) applyChange(ctx context.Context, next *Topics, item meta.Item)
 // snapshot has is at least as new as it says.
 func (c *Catalog) reload(ctx context.Context) error {
 	next := newTopics()
-	last, _, err := c.store.Query(ctx, changesPK, meta.Range{Reverse: true, Limit: 1})
-	if err != nil {
-		return fmt.Errorf("read changes: %w", err)
-	}
-	if len(last) > 0 {
-		if _, err := fmt.Sscanf(last[0].SK, "%d", &next.change); err != nil {
-			return fmt.Errorf("read changes: %w", err)
-		}
+	var err error
+	if next.change, err = c.lastChange(ctx); err != nil {
+		return err
 	}
 	next.starts.since = next.change
 	items, err := c.all(ctx, topicsPK, "")
@@ -191,8 +193,27 @@ func (c *Catalog) reload(ctx context.Context) error {
 	if next.members, err = c.loadMembers(ctx); err != nil {
 		return err
 	}
+	if next.level, err = c.readLevel(ctx); err != nil {
+		return err
+	}
 	c.publish(next)
 	return nil
+}
+
+// lastChange returns the number of the newest change; -1 where there was none.
+func (c *Catalog) lastChange(ctx context.Context) (int64, error) {
+	last, _, err := c.store.Query(ctx, changesPK, meta.Range{Reverse: true, Limit: 1})
+	if err != nil {
+		return 0, fmt.Errorf("read changes: %w", err)
+	}
+	if len(last) == 0 {
+		return -1, nil
+	}
+	var n int64
+	if _, err := fmt.Sscanf(last[0].SK, "%d", &n); err != nil {
+		return 0, fmt.Errorf("read changes: %w", err)
+	}
+	return n, nil
 }
 
 // publish makes a snapshot the newest, unless a newer one has come.

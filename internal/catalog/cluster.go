@@ -10,11 +10,25 @@ import (
 	"github.com/varvelog/varve/internal/meta"
 )
 
-// Level is the cluster feature level that this program writes.
-const Level = 1
+// The cluster feature levels that this program works at. A new cluster begins at
+// the highest; an old one is raised by RaiseLevel.
+const (
+	MinLevel = 1
+	Level    = 2
+)
 
-// ErrLevel means that the cluster's feature level is above this program's.
-var ErrLevel = errors.New("catalog: this program is older than the cluster")
+// LevelNames is the first feature level at which the object store has what a
+// catalogue that was lost is rebuilt from, besides the log: manifests, and the marked ends of sealed
+// sessions. Programs of level 1 do not know these objects.
+const LevelNames = 2
+
+// ErrLevel means that a program does not work at the cluster's feature level.
+var ErrLevel = errors.New("catalog: this program does not work at the cluster's feature level")
+
+const (
+	clusterPK = "cluster"
+	infoSK    = "info"
+)
 
 // Cluster is what is fixed when a cluster is created.
 type Cluster struct {
@@ -28,7 +42,7 @@ type Cluster struct {
 func (c *Catalog) Cluster(ctx context.Context, slots int) (Cluster, error) {
 	var cl Cluster
 	err := again(ctx, func() error {
-		item, err := c.get(ctx, "cluster", "info")
+		item, err := c.get(ctx, clusterPK, infoSK)
 		if err != nil {
 			return err
 		}
@@ -48,7 +62,7 @@ func (c *Catalog) Cluster(ctx context.Context, slots int) (Cluster, error) {
 
 // ReadCluster returns the cluster, or ErrNotFound. It writes nothing.
 func (c *Catalog) ReadCluster(ctx context.Context) (Cluster, error) {
-	item, err := c.get(ctx, "cluster", "info")
+	item, err := c.get(ctx, clusterPK, infoSK)
 	if err == nil && item.Version == 0 {
 		err = ErrNotFound
 	}
@@ -65,10 +79,15 @@ func (c *Catalog) ReadCluster(ctx context.Context) (Cluster, error) {
 func clusterOf(item meta.Item) (Cluster, error) {
 	f := read(item)
 	cl := Cluster{ID: f.text("id"), Slots: int(f.int("slots")), Level: int(f.int("level"))}
-	if cl.Level > Level && f.err == nil {
-		return cl, fmt.Errorf("%w: feature level %d, it knows %d", ErrLevel, cl.Level, Level)
+	switch {
+	case f.err != nil:
+		return cl, f.err
+	case cl.Level == restoring:
+		return cl, ErrRestoring
+	case cl.Level < MinLevel || cl.Level > Level:
+		return cl, fmt.Errorf("%w: the cluster is at %d, the program works at %d to %d", ErrLevel, cl.Level, MinLevel, Level)
 	}
-	return cl, f.err
+	return cl, nil
 }
 
 // newID returns a random id whose text never begins with '-', which tools
@@ -77,6 +96,16 @@ func newID() (id [16]byte) {
 	rand.Read(id[:])
 	id[0] &= 0x7f
 	return id
+}
+
+// NextProducerID returns the first producer id that was not given out.
+func (c *Catalog) NextProducerID(ctx context.Context) (int64, error) {
+	item, err := c.get(ctx, "pids", "next")
+	if err != nil || item.Version == 0 {
+		return 0, err
+	}
+	f := read(item)
+	return f.int("next"), f.err
 }
 
 // ProducerIDBlock reserves n producer ids, from first on. Ids of a block

@@ -58,6 +58,59 @@ var steps = map[string]struct {
 			}
 		},
 	},
+	"raise level": {
+		func(ctx context.Context, w *world) error {
+			if _, err := w.c.Cluster(ctx, 7); err != nil {
+				return err
+			}
+			return w.c.RaiseLevel(ctx, catalog.Level)
+		},
+		func(w *world, c *catalog.Catalog) {
+			ok(w.t, c.Refresh(w.t.Context()))
+			if c.Level() != catalog.Level {
+				w.t.Errorf("level %d", c.Level())
+			}
+		},
+	},
+	"restore": {
+		func(ctx context.Context, w *world) error {
+			r := w.c.Restorer()
+			err := r.Begin(ctx, true)
+			for _, fn := range []func() error{
+				func() error { return r.Topics(ctx, []catalog.Topic{w.topic}) },
+				func() error { return r.Segments(ctx, w.tp, w.segs[1:]) },
+				func() error { return r.LogStarts(ctx, 0, map[kafka.TopicPartition]kafka.Offset{w.tp: 1}) },
+				func() error { return r.Slots(ctx, []catalog.Slot{w.slot}) },
+				func() error { return r.Sessions(ctx, map[int32]int64{1: 4, 2: 5}, []catalog.Session{w.mine}) },
+				func() error { return r.ProducerIDs(ctx, 77) },
+				func() error { return r.LeaseEpoch(ctx, "compact", 5) },
+				func() error { return r.Brokers(ctx, map[string]map[string]string{"": {"a": "b"}}) },
+				func() error { return r.Finish(ctx, catalog.Cluster{ID: "x", Slots: 7, Level: catalog.Level}) },
+			} {
+				if err == nil {
+					err = fn()
+				}
+			}
+			return err
+		},
+		func(w *world, c *catalog.Catalog) {
+			ctx := w.t.Context()
+			if cl := must[catalog.Cluster](w.t)(c.ReadCluster(ctx)); cl.ID != "x" || cl.Slots != 7 {
+				w.t.Errorf("%+v", cl)
+			}
+			if segs := must[[]catalog.Segment](w.t)(c.Segments(ctx, w.tp, 0, 0)); len(segs) != 2 || segs[0].Base != 1 {
+				w.t.Errorf("%+v", segs)
+			}
+			if s := must[catalog.Session](w.t)(c.StartSession(ctx, 2, "", "")); s.ID.Epoch != 6 {
+				w.t.Errorf("session %+v", s.ID)
+			}
+			if pid := must[int64](w.t)(c.ProducerIDBlock(ctx, 1)); pid != 77 {
+				w.t.Errorf("producer id %d", pid)
+			}
+			same(w.t, map[kafka.TopicPartition]kafka.Offset{w.tp: 1}, must[map[kafka.TopicPartition]kafka.Offset](w.t)(c.LogStarts(ctx, 0)))
+			same(w.t, "b", c.Topics().BrokerConfigs("")["a"])
+		},
+	},
 	"start session": {
 		func(ctx context.Context, w *world) (err error) {
 			w.mine, err = w.c.StartSession(ctx, 1, "", "")

@@ -24,6 +24,7 @@ type Member struct {
 	Addr    string       `json:"addr"`
 	Rack    string       `json:"rack"`
 	Leaving bool         `json:"leaving,omitempty"` // it wants to own nothing any more
+	Levels  Levels       `json:"levels,omitzero"`   // that its program works at; zero: 1 alone
 }
 
 // Members is an immutable snapshot of the sessions and of whose the slots are.

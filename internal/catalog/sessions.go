@@ -43,6 +43,7 @@ type Session struct {
 	Addr     string
 	Rack     string
 	Leaving  bool // it hands over its slots and will end
+	Levels   Levels
 	item     meta.Item
 }
 
@@ -55,6 +56,10 @@ func sessionOf(item meta.Item) (Session, error) {
 		SealedAt: f.int("sealed_at"), Trim: f.int("trim"), Addr: f.text("addr"), Rack: f.text("rack"), item: bare(item),
 	}
 	s.Leaving, _ = item.Attrs["leaving"].(bool)
+	s.Levels = Levels{1, 1}
+	if _, ok := item.Attrs["max_level"]; ok {
+		s.Levels = Levels{int(f.int("min_level")), int(f.int("max_level"))}
+	}
 	if n := copy(s.Nonce[:], f.bytes("nonce")); f.err == nil && n != len(s.Nonce) {
 		f.err = fmt.Errorf("item %v: nonce of %d bytes", item.Key, n)
 	}
@@ -65,10 +70,11 @@ func (s Session) attrs() meta.Attrs {
 	return meta.Attrs{
 		"v": format, "broker": int64(s.ID.Broker), "epoch": s.ID.Epoch, "nonce": s.Nonce[:], "state": string(s.State),
 		"sealed_at": s.SealedAt, "trim": s.Trim, "addr": s.Addr, "rack": s.Rack, "leaving": s.Leaving,
+		"min_level": int64(s.Levels.Min), "max_level": int64(s.Levels.Max),
 	}
 }
 
-func (s Session) member() Member { return Member{s.ID, s.State, s.Addr, s.Rack, s.Leaving} }
+func (s Session) member() Member { return Member{s.ID, s.State, s.Addr, s.Rack, s.Leaving, s.Levels} }
 
 // Sessions returns the sessions of one broker id, oldest first.
 func (c *Catalog) Sessions(ctx context.Context, broker int32) ([]Session, error) {
@@ -143,7 +149,7 @@ func (c *Catalog) FollowSession(ctx context.Context, ended Session) (Session, er
 }
 
 func (c *Catalog) startSession(ctx context.Context, s Session, follows *SessionID) (Session, error) {
-	s.State, s.SealedAt, s.Trim = Live, -1, -1
+	s.State, s.SealedAt, s.Trim, s.Levels = Live, -1, -1, Levels{MinLevel, Level}
 	rand.Read(s.Nonce[:])
 	var create meta.Op
 	e := entry{kind: changeSession}
@@ -164,7 +170,14 @@ func (c *Catalog) startSession(ctx context.Context, s Session, follows *SessionI
 		}
 		create = meta.Create(meta.Key{PK: sessionPK(s.ID.Broker), SK: fmt.Sprintf("%020d", s.ID.Epoch)}, s.attrs())
 		e.value = jsonText(s.member())
-		return []meta.Op{create, Heartbeat{Session: s.ID}.create(),
+		info, err := c.get(ctx, clusterPK, infoSK)
+		if err == nil && info.Version > 0 {
+			_, err = clusterOf(info) // it may have been raised since this program began
+		}
+		if err != nil {
+			return nil, err
+		}
+		return []meta.Op{create, meta.Check(info), Heartbeat{Session: s.ID}.create(),
 			meta.Put(known, meta.Attrs{"v": format, "broker": int64(s.ID.Broker), "epoch": s.ID.Epoch})}, nil
 	})
 	if err != nil {

@@ -33,6 +33,7 @@ func (e *CollisionError) Error() string { return "collides with existing topic: 
 // Topics is an immutable snapshot of all topics and dynamic broker settings.
 type Topics struct {
 	change  int64 // the newest change that it has
+	level   int   // the cluster's feature level; 0: there is no cluster
 	members *Members
 	byName  map[string]*Topic
 	byID    map[kafka.TopicID]*Topic
@@ -68,10 +69,13 @@ func (t *Topics) Collision(name string) (string, bool) {
 // BrokerConfigs returns the dynamic settings of a broker ("": of all).
 func (t *Topics) BrokerConfigs(broker string) map[string]string { return t.brokers[broker] }
 
+// AllBrokerConfigs returns the dynamic settings of all that have any.
+func (t *Topics) AllBrokerConfigs() map[string]map[string]string { return maps.Clone(t.brokers) }
+
 func fold(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
 func (t *Topics) clone() *Topics {
-	return &Topics{change: t.change, members: t.members, starts: t.starts, byName: maps.Clone(t.byName), byID: maps.Clone(t.byID), byFold: maps.Clone(t.byFold), brokers: maps.Clone(t.brokers)}
+	return &Topics{change: t.change, level: t.level, members: t.members, starts: t.starts, byName: maps.Clone(t.byName), byID: maps.Clone(t.byID), byFold: maps.Clone(t.byFold), brokers: maps.Clone(t.brokers)}
 }
 
 func (t *Topics) remove(name string) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,17 +35,11 @@ func Open(ctx context.Context, p Place, reg prometheus.Registerer) (*dynamo.Stor
 	if p.Bucket == "" || p.Table == "" {
 		return nil, nil, errors.New("a cluster on AWS has both a bucket and a table")
 	}
-	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(
-		awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-			t.MaxIdleConns, t.MaxIdleConnsPerHost = idleConns, idleConns
-		})))
+	cfg, err := configuration(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("AWS configuration: %w", err)
+		return nil, nil, err
 	}
-	if cfg.Region == "" {
-		return nil, nil, errors.New("AWS configuration: no region (set AWS_REGION, or one in the profile)")
-	}
-	objects, err := s3store.New(cfg, s3store.Options{Bucket: p.Bucket, Prefix: p.Prefix, Addressing: os.Getenv("VARVE_S3_ADDRESSING_STYLE"), Registerer: reg})
+	objects, err := openObjects(cfg, p, reg)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -53,4 +48,34 @@ func Open(ctx context.Context, p Place, reg prometheus.Registerer) (*dynamo.Stor
 		return nil, nil, err
 	}
 	return table, objects, nil
+}
+
+// OpenObjects opens the bucket alone.
+func OpenObjects(ctx context.Context, p Place, reg prometheus.Registerer) (*s3store.Store, error) {
+	if p.Bucket == "" {
+		return nil, errors.New("no bucket is named")
+	}
+	cfg, err := configuration(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return openObjects(cfg, p, reg)
+}
+
+func openObjects(cfg aws.Config, p Place, reg prometheus.Registerer) (*s3store.Store, error) {
+	return s3store.New(cfg, s3store.Options{Bucket: p.Bucket, Prefix: p.Prefix, Addressing: os.Getenv("VARVE_S3_ADDRESSING_STYLE"), Registerer: reg})
+}
+
+func configuration(ctx context.Context) (aws.Config, error) {
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(
+		awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.MaxIdleConns, t.MaxIdleConnsPerHost = idleConns, idleConns
+		})))
+	if err != nil {
+		return cfg, fmt.Errorf("AWS configuration: %w", err)
+	}
+	if cfg.Region == "" {
+		return cfg, errors.New("AWS configuration: no region (set AWS_REGION, or one in the profile)")
+	}
+	return cfg, nil
 }

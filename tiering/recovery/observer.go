@@ -72,7 +72,7 @@ func (o *Observer) look(ctx context.Context) (same bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	if slices.EqualFunc(before, o.slots, catalog.Slot.SameAs) {
+	if o.slots != nil && slices.EqualFunc(before, o.slots, catalog.Slot.SameAs) {
 		err = o.readOn(ctx)
 	} else {
 		err = o.readAnew(ctx, before)

@@ -3,10 +3,12 @@ package sweep
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/manifest"
 	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
@@ -89,6 +91,9 @@ func (j *Judge) Judge(info objstore.Info) Verdict {
 		return Verdict{} // in a log, or going
 	case ok:
 		return j.written(o, "a segment that no entry names")
+	}
+	if strings.HasPrefix(info.Key, wal.EndPrefix) || strings.HasPrefix(info.Key, manifest.KeyPrefix) {
+		return Verdict{} // for who rebuilds a catalogue
 	}
 	return Verdict{Litter: true, Why: "a key that no writer of this version makes"}
 }

@@ -116,7 +116,7 @@ func (p *pass) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writers.trim(ctx, p.Catalog); err != nil {
+	if err := writers.trim(ctx, p.Catalog, p.Store); err != nil {
 		return err
 	}
 	for at, more := p.after, true; more; {

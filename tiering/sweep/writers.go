@@ -9,6 +9,7 @@ import (
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/compaction"
 	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/wal"
@@ -98,10 +99,20 @@ func (w *Writers) readDeleted(ctx context.Context, cat *catalog.Catalog) error {
 
 // trim records for each sealed session what no slot needs of its WAL, so that
 // nobody looks there for records any more.
-func (w *Writers) trim(ctx context.Context, cat *catalog.Catalog) error {
+func (w *Writers) trim(ctx context.Context, cat *catalog.Catalog, store objstore.Store) error {
+	if err := bounded(ctx, cat.Refresh); err != nil {
+		return err
+	}
 	for id, keep := range w.keep {
 		err := bounded(ctx, func(ctx context.Context) error {
-			s, err := cat.SetTrim(ctx, w.sessions[id], keep-1)
+			s := w.sessions[id]
+			if keep-1 > s.Trim && cat.Level() >= catalog.LevelNames {
+				origin := bundle.Origin{Broker: id.Broker, Epoch: id.Epoch, Nonce: s.Nonce}
+				if err := wal.MarkEnd(ctx, store, origin, s.SealedAt); err != nil {
+					return err
+				}
+			}
+			s, err := cat.SetTrim(ctx, s, keep-1)
 			if err == nil {
 				w.sessions[id] = s
 			}

@@ -75,6 +75,27 @@ func ParseSegmentKey(key string) (tp kafka.TopicPartition, base kafka.Offset, o 
 	return tp, base, o, ok
 }
 
+// Entry returns the entry of a segment's object as its key and its footer say it:
+// what Segment has returned, but for the time when it was made. ok is false for what
+// is no segment, or is another one than its key says.
+func Entry(key string, obj *bundle.Object) (seg catalog.Segment, writer bundle.Origin, ok bool) {
+	tp, base, writer, ok := ParseSegmentKey(key)
+	if !ok || obj.Segment == nil {
+		return seg, writer, false
+	}
+	g, slice := obj.Segment, obj.Slices[0]
+	named := obj.Origin
+	named.Nonce = writer.Nonce // no part of the key
+	if slice.TP != tp || g.Base < base || named != writer {
+		return seg, writer, false
+	}
+	return catalog.Segment{
+		TP: tp, Base: base, End: g.End, Key: key,
+		Size: obj.Size, RawSize: g.RawSize, FooterLen: obj.Size - slice.Pos - slice.Len, Records: g.Records,
+		FirstTimestamp: g.FirstTimestamp, MaxTimestamp: g.MaxTimestamp, Epochs: epochsWithin(g.State.Epochs, base, g.End),
+	}, writer, true
+}
+
 // epochsWithin returns the leader epochs that have offsets in [base, end).
 func epochsWithin(all []bundle.EpochStart, base, end kafka.Offset) []catalog.EpochStart {
 	var within []catalog.EpochStart

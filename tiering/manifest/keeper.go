@@ -1,0 +1,109 @@
+package manifest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/tiering/objstore"
+)
+
+const (
+	settle = time.Second     // changes of so long a time become one manifest
+	retry  = 5 * time.Second // after a failure
+	look   = 5 * time.Minute // for what is in no change: log starts that DeleteRecords raised
+)
+
+// Keeper keeps the object store's manifest up to date. Several at once do no harm.
+type Keeper struct {
+	Catalog *catalog.Catalog
+	Store   objstore.Store
+	Writer  func() (name string, ok bool) // names what is written, one for each session; not ok: others do it
+	Warn    func(error)
+
+	count int
+	last  *Manifest
+}
+
+// Run writes a manifest at once, soon after each change, and now and then, until
+// ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	for {
+		changed := k.Catalog.Changed()
+		pause := look
+		if err := k.write(ctx); err != nil && ctx.Err() == nil {
+			k.Warn(err)
+			pause, changed = retry, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+			continue
+		case <-changed:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(settle):
+		}
+	}
+}
+
+// write writes a manifest if it would say anything new.
+func (k *Keeper) write(ctx context.Context) error {
+	writer, ok := k.Writer()
+	if !ok {
+		k.last = nil
+		return nil
+	}
+	m, err := Take(ctx, k.Catalog)
+	if err != nil || same(m, k.last) {
+		return err
+	}
+	k.count++
+	if err := Write(ctx, k.Store, m, fmt.Sprintf("%s-%d", writer, k.count)); err != nil {
+		return err
+	}
+	k.last = m
+	return k.prune(ctx)
+}
+
+// Write writes a manifest under a key that names its writer.
+func Write(ctx context.Context, store objstore.Store, m *Manifest, writer string) error {
+	slices.SortFunc(m.Starts, func(a, b Start) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	b, err := m.body()
+	if err != nil {
+		return err
+	}
+	err = bounded(ctx, func(ctx context.Context) error {
+		return store.Put(ctx, fmt.Sprintf(KeyPrefix+"%020d-%s", m.Change, writer), objstore.Buffers{b})
+	})
+	if err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	return nil
+}
+
+// prune deletes all manifests but the newest.
+func (k *Keeper) prune(ctx context.Context) error {
+	var keys []string
+	err := bounded(ctx, func(ctx context.Context) error {
+		return eachKey(ctx, k.Store, func(key string) { keys = append(keys, key) })
+	})
+	keys = keys[:max(0, len(keys)-keep)]
+	for lot := range slices.Chunk(keys, objstore.MaxDeleteKeys) {
+		if err == nil {
+			err = bounded(ctx, func(ctx context.Context) error { return k.Store.Delete(ctx, lot...) })
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("prune manifests: %w", err)
+	}
+	return nil
+}

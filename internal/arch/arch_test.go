@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"tiering/verify":     {"internal/kafka", "internal/catalog", "tiering"},
 	"tiering/tiertest":   {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
 	"tiering/manifest":   {"internal/kafka", "internal/catalog", "tiering/objstore"},
-	"tiering/rebuild":    {"internal/kafka", "internal/catalog", "tiering"},
+	"tiering/rebuild":    {"internal/kafka", "internal/catalog", "internal/meta", "tiering"},
 	"tiering/cloud":      {"internal/meta", "tiering/objstore"},
 
 	"engine/partition":  {"internal/kafka", "internal/catalog", "tiering"},

@@ -112,17 +112,20 @@ func (h *compacted) check(read []*kgo.Record) (bad []string) {
 }
 
 // compaction looks at a commit that puts one entry in the place of a run of
-// others, if it is one: it has their range.
+// others, cleaned or merged, if it is one: it has their range.
 func (l *ledger) compaction(ops []meta.Op) bool {
 	i := slices.IndexFunc(ops, func(op meta.Op) bool {
-		return op.Kind == meta.OpReplace && strings.HasPrefix(op.Key.PK, "log/") && op.Attrs["cleaned"] != nil
+		return op.Kind == meta.OpReplace && strings.HasPrefix(op.Key.PK, "log/") && (op.Attrs["cleaned"] != nil || op.Attrs["key"] != "")
 	})
 	if i < 0 {
 		return false
 	}
 	log := strings.TrimPrefix(ops[i].Key.PK, "log/")
 	base := baseOf(ops[i])
-	end := base
+	end, what := base, "segments compacted"
+	if ops[i].Attrs["cleaned"] == nil {
+		what = "segments merged"
+	}
 	for _, op := range ops {
 		if op.Key.PK != ops[i].Key.PK || op.Kind == meta.OpCheck {
 			continue
@@ -134,7 +137,7 @@ func (l *ledger) compaction(ops []meta.Op) bool {
 		end = old.end
 		l.refs[old.key]--
 		delete(l.logs[log], baseOf(op))
-		l.count["segments compacted"]++
+		l.count[what]++
 	}
 	next := entry{ops[i].Attrs["end"].(int64), ops[i].Attrs["key"].(string)}
 	if next.end != end {

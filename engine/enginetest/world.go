@@ -55,12 +55,13 @@ type world struct {
 func newWorld(t *testing.T, seed uint64, brokers int) *world {
 	t.Helper()
 	d := newDice(seed)
-	roll := []string{"800", "3000", "15000"}[d.below("config", 3)]
+	roll := []string{"800", "800", "3000", "15000"}[d.below("config", 4)]
 	w := &world{t: t, dice: d, current: make(map[int32]*process), acks: make(map[place]string), group: newPositions(), trimmed: newTrimmed()}
 	w.cluster = newCluster(d, map[string]string{
 		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false", "default.replication.factor": fmt.Sprint(min(3, brokers)),
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
 		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000", "log.cleaner.backoff.ms": "1500",
+		"segment.merge.interval.ms": []string{"1500", "5000"}[d.below("config", 2)], "segment.merge.min.count": "2",
 		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)],
 	})
 	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times

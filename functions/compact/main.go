@@ -1,5 +1,6 @@
-// Command compact is the Lambda that compacts the logs that ask for it:
-// package tiering/compaction behind a schedule. What a run leaves, the next one finds.
+// Command compact is the Lambda that compacts the logs that ask for it, and
+// merges the small segments of the others: package tiering/compaction behind a
+// schedule. What a run leaves, the next one finds.
 package main
 
 import (
@@ -24,7 +25,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		return nil, err
 	}
 	j, err := compaction.New(compaction.Options{
-		Catalog: c.Catalog, Store: c.Store, Slots: c.Slots, Holder: job.Holder, Config: c.Config,
+		Catalog: c.Catalog, Store: c.Store, Slots: c.Slots, Holder: job.Holder, Reserve: e.Reserve, Config: c.Config,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -34,7 +35,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		s, err := j.Turn(ctx)
 		return job.Report{Unfinished: s.Unfinished, Metrics: map[string]float64{
 			"Logs": float64(s.Logs), "Cleaned": float64(s.Cleaned), "Records": float64(s.Records), "RecordsLeft": float64(s.Left),
-			"ReadBytes": float64(s.Read), "WrittenBytes": float64(s.Written),
+			"ReadBytes": float64(s.Read), "WrittenBytes": float64(s.Written), "WaitingBytes": float64(s.Dirty), "MergedSegments": float64(s.Merged),
 		}}, err
 	}, nil
 }

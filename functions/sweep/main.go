@@ -38,6 +38,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		st, err := s.Turn(ctx)
 		return job.Report{Unfinished: st.Unfinished, Metrics: map[string]float64{
 			"LookedAt": float64(st.Looked), "DeletedObjects": float64(st.Objects), "DeletedBytes": float64(st.Bytes), "AbortedUploads": float64(st.Uploads),
+			"ForgottenSessions": float64(st.Sessions),
 		}}, err
 	}, nil
 }

@@ -36,9 +36,13 @@ type Options struct {
 	Slots   int    // of the cluster
 	Holder  string // who runs it; one name for all that take turns on one schedule
 	// Config returns the brokers' settings, from which a topic's own follow:
-	// log.cleaner.backoff.ms and log.cleaner.dedupe.buffer.size are the job's.
+	// log.cleaner.backoff.ms, log.cleaner.dedupe.buffer.size,
+	// segment.merge.interval.ms and segment.merge.min.count are the job's.
 	Config func() *config.Broker
-	Level  zstd.EncoderLevel // of what is written; 0: the fastest
+	// Reserve is how long the work stays with Holder behind a turn: some turns
+	// of its schedule. 0: four of log.cleaner.backoff.ms.
+	Reserve time.Duration
+	Level   zstd.EncoderLevel // of what is written; 0: the fastest
 
 	// Pace is called before each n bytes are read, and may wait; nil: never.
 	Pace         func(ctx context.Context, n int64) error
@@ -50,9 +54,10 @@ type Options struct {
 // Stats are what a turn did.
 type Stats struct {
 	PassStats
-	Logs       int  // looked at
-	Cleaned    int  // passes over logs
-	Unfinished bool // the time was over before all was clean
+	Logs       int   // looked at
+	Cleaned    int   // passes over logs
+	Dirty      int64 // bytes of batches that were found to wait
+	Unfinished bool  // the time was over before all was clean
 }
 
 // Job compacts the logs of a cluster. Its methods are called by one goroutine:
@@ -61,6 +66,7 @@ type Job struct {
 	o       Options
 	dec     *bundle.FrameDecoder
 	metrics metrics
+	merge   time.Time // not before this is there anything to merge
 }
 
 // New returns a Job. It starts nothing.
@@ -105,17 +111,13 @@ func (j *Job) Run(ctx context.Context) error {
 	}
 }
 
-// Turn cleans what is dirty enough, the dirtiest log first, until it is done or ctx
+// Turn cleans what is dirty enough, the dirtiest log first, and then, once in
+// segment.merge.interval.ms, merges what is small, until it is done or ctx
 // ends; the next turn finds what is left. It does nothing while somebody else is at it, and
 // what it does holds even then.
 func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	t := &turn{Job: j, kept: time.Now()}
-	err := bounded(ctx, func(ctx context.Context) (err error) {
-		if err = j.o.Catalog.Refresh(ctx); err == nil && len(j.compacted()) > 0 {
-			t.lease, err = j.o.Catalog.AcquireLease(ctx, JobName, j.o.Holder, leaseTime)
-		}
-		return err
-	})
+	err := bounded(ctx, t.begin)
 	if errors.Is(err, catalog.ErrHeld) || err == nil && t.lease.Epoch == 0 {
 		return t.stats, nil
 	}
@@ -123,8 +125,29 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 		return t.stats, err
 	}
 	errs := []error{t.all(ctx)}
+	if ctx.Err() == nil && !t.lost {
+		errs = append(errs, t.mergeAll(ctx))
+	}
+	j.merge = j.mergeDue(t.at)
 	if ctx.Err() != nil {
 		t.stats.Unfinished, errs = true, nil // what failed, failed for that
 	}
 	return t.stats, errors.Join(append(errs, t.end(ctx))...)
+}
+
+// begin takes the lease if there may be work.
+func (t *turn) begin(ctx context.Context) error {
+	if err := t.o.Catalog.Refresh(ctx); err != nil {
+		return err
+	}
+	if len(t.compacted()) == 0 && time.Now().Before(t.merge) {
+		return nil
+	}
+	lease, err := t.o.Catalog.AcquireLease(ctx, JobName, t.o.Holder, leaseTime)
+	if err != nil {
+		return err
+	}
+	t.lease = lease
+	t.at, err = positionOf(lease)
+	return err
 }

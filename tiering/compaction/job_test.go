@@ -56,9 +56,39 @@ func newHistory(t *testing.T) *rig {
 	return r
 }
 
+// newSmall is a log that keeps all its records, of many small segments: some
+// batches of theirs were compressed, a transaction and an aborted one reach over seams.
+func newSmall(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t.Context(), t, map[string]string{"log.cleanup.policy": "delete", "segment.merge.interval.ms": "60000"})
+	r.atMost = 3
+	at := time.Now().UnixMilli()
+	for i := range 12 {
+		r.produce(record.Codec(i%4), []int64{-1, 1, 100, 101}[i%4], at, kv{text("a"), fmt.Append(nil, i)}, kv{text("null"), nil})
+		if i%5 == 4 {
+			r.marker(100, false)
+			r.marker(101, true)
+		}
+		r.seal()
+	}
+	r.produce(record.None, 1, at, kv{text("hot"), nil})
+	r.owner.Flush()
+	return r
+}
+
+// histories are those that jobs are tried on.
+var histories = map[string]func(*testing.T) *rig{"compact": newHistory, "merge": newSmall}
+
 // cleaned checks that the log is as one pass over all of it leaves it.
 func (r *rig) cleaned() {
 	r.t.Helper()
+	if r.atMost > 0 {
+		if n := len(r.entries()); n > r.atMost {
+			r.t.Fatalf("%d entries are left", n)
+		}
+		r.check()
+		return
+	}
 	r.model.clean(r.sealed.LastStable, r.sealed.NextOffset-1, &r.sealed, time.Now().UnixMilli(), 3_600_000_000)
 	r.check()
 }
@@ -174,15 +204,23 @@ func (r *rig) disarm() {
 	r.owner.Store.SetFault(nil)
 }
 
+// eachHistory runs a test on each history.
+func eachHistory(t *testing.T, name string, test func(t *testing.T, history func(*testing.T) *rig)) {
+	t.Helper()
+	for kind, history := range histories {
+		t.Run(kind+" "+name, func(t *testing.T) { test(t, history) })
+	}
+}
+
 // A turn that fails, or is killed, at any call does no harm, and a later one
 // ends its work.
 func TestFaultAtEachCall(t *testing.T) {
 	for name, what := range map[string]outcome{"fails": fails, "applied": applied, "later": later, "killed": killed} {
-		t.Run(name, func(t *testing.T) {
+		eachHistory(t, name, func(t *testing.T, history func(*testing.T) *rig) {
 			calls := 0
 			for did := true; did; calls++ {
 				synctest.Test(t, func(t *testing.T) {
-					r := newHistory(t)
+					r := history(t)
 					ctx, kill := context.WithCancel(t.Context())
 					defer kill()
 					if what != killed {
@@ -210,11 +248,13 @@ func TestFaultAtEachCall(t *testing.T) {
 
 // Two that are at it at once, as when one was stopped for longer than its lease
 // at any call, and goes on then.
-func TestTwiceAtOnce(t *testing.T) {
+func TestTwiceAtOnce(t *testing.T) { eachHistory(t, "", testTwiceAtOnce) }
+
+func testTwiceAtOnce(t *testing.T, history func(*testing.T) *rig) {
 	calls := 0
 	for did := true; did; calls++ {
 		synctest.Test(t, func(t *testing.T) {
-			r := newHistory(t)
+			r := history(t)
 			n, within := 0, false
 			did = false
 			pause := func() {
@@ -254,11 +294,11 @@ func TestOthersGoOn(t *testing.T) {
 			r.model.forget(r.log.Start)
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
+		eachHistory(t, name, func(t *testing.T, history func(*testing.T) *rig) {
 			calls := 0
 			for did := true; did; calls++ {
 				synctest.Test(t, func(t *testing.T) {
-					r := newHistory(t)
+					r := history(t)
 					n := 0
 					did = false
 					r.owner.Meta.Hook = func(string, []meta.Op) memmeta.Fault {
@@ -271,6 +311,7 @@ func TestOthersGoOn(t *testing.T) {
 					_, err := r.newJob("broker-1").Turn(t.Context())
 					r.must(err)
 					r.disarm()
+					time.Sleep(time.Minute) // until merging is due again
 					_, err = r.newJob("broker-1").Turn(t.Context())
 					r.must(err)
 					r.cleaned()

@@ -9,8 +9,8 @@ import (
 // metrics counts what a Job does. What it reads in a second of work, beside
 // what producers of compacted topics write, is its capacity.
 type metrics struct {
-	records, left, read, written, replaced, failures prometheus.Counter
-	dirty                                            prometheus.Gauge
+	records, left, read, written, replaced, merged, failures prometheus.Counter
+	dirty                                                    prometheus.Gauge
 }
 
 func newMetrics() metrics {
@@ -23,6 +23,7 @@ func newMetrics() metrics {
 		read:     counter("read_bytes_total", "Bytes of objects that compaction has read."),
 		written:  counter("written_bytes_total", "Bytes of objects that compaction has written."),
 		replaced: counter("segments_total", "Segment entries that compaction has replaced."),
+		merged:   counter("merged_segments_total", "Small ones of them, of logs that keep all their records."),
 		failures: counter("failures_total", "Turns in which something failed, to be tried again."),
 		dirty: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "varve", Subsystem: "compaction", Name: "dirty_bytes", Help: "Bytes of batches in sealed segments of compacted topics that wait for compaction."}),
@@ -31,7 +32,7 @@ func newMetrics() metrics {
 
 func (m metrics) register(reg prometheus.Registerer) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.records, m.left, m.read, m.written, m.replaced, m.failures, m.dirty} {
+	for _, c := range []prometheus.Collector{m.records, m.left, m.read, m.written, m.replaced, m.merged, m.failures, m.dirty} {
 		errs = append(errs, reg.Register(c))
 	}
 	return errors.Join(errs...)
@@ -43,4 +44,5 @@ func (m metrics) add(s PassStats) {
 	m.read.Add(float64(s.Read))
 	m.written.Add(float64(s.Written))
 	m.replaced.Add(float64(s.Replaced))
+	m.merged.Add(float64(s.Merged))
 }

@@ -37,6 +37,7 @@ type PassStats struct {
 	Records, Left int64 // read, and left of them
 	Read, Written int64 // bytes of objects
 	Replaced      int   // entries
+	Merged        int   // of them, small ones
 }
 
 // ending is what a footer says about transactions.
@@ -254,55 +255,58 @@ func (p *pass) clean(ctx context.Context, i int, g []catalog.Segment, c *cleaner
 	return nil
 }
 
-// write writes what stays of a group into one object, reads it back, and
-// returns next with it; next alone where nothing stays.
+// write writes what stays of a group into one object and returns next with it;
+// next alone where nothing stays.
 func (p *pass) write(ctx context.Context, i int, g []catalog.Segment, next catalog.Segment) (catalog.Segment, error) {
 	st, err := p.src.footer(ctx, lastObject(g))
 	if err != nil {
 		return next, err
 	}
 	var c *cleaner
-	var info bundle.SegmentInfo
 	nothing := false
-	key, err := p.uploads.Put(ctx, func(n int64) string { return upload.SegmentKey(next.TP, next.Base, p.uploads.Origin, n) },
-		func(ctx context.Context, origin bundle.Origin, w io.Writer) error {
-			sw, err := bundle.NewSegmentWriter(w, origin, p.uploads.Level)
-			if err != nil {
-				return err
-			}
-			c, nothing = p.cleaner(), false
-			err = p.clean(ctx, i, g, c, func(b []byte) error {
-				m, err := bundle.Describe(b)
-				if err != nil {
-					return err
-				}
-				return sw.Batch(b, m)
-			}, false)
-			if err != nil {
-				return err
-			}
-			if nothing = c.count.leftBatches == 0; nothing {
-				return errStop
-			}
-			info, err = sw.Close(st.State, c.aborted)
-			return err
-		})
+	next, err = p.put(ctx, next, func(ctx context.Context, sw *bundle.SegmentWriter) (info bundle.SegmentInfo, err error) {
+		c, nothing = p.cleaner(), false
+		if err := p.clean(ctx, i, g, c, add(sw), false); err != nil {
+			return info, err
+		}
+		if nothing = c.count.leftBatches == 0; nothing {
+			return info, errStop
+		}
+		info, err = sw.Close(st.State, c.aborted)
+		if err == nil && info.Records != c.count.leftRecords {
+			err = wrong("%d records of %d that stay", info.Records, c.count.leftRecords)
+		}
+		return info, err
+	})
 	if err != nil && !nothing {
 		return next, err
 	}
 	p.txns = c.txns
 	p.count(c)
-	if nothing {
-		return next, nil
+	return next, nil
+}
+
+// put writes an object with what fill gives it, reads it back, and returns
+// next with it.
+func (p *pass) put(ctx context.Context, next catalog.Segment,
+	fill func(ctx context.Context, sw *bundle.SegmentWriter) (bundle.SegmentInfo, error)) (catalog.Segment, error) {
+	var info bundle.SegmentInfo
+	key, err := p.uploads.Put(ctx, func(n int64) string { return upload.SegmentKey(next.TP, next.Base, p.uploads.Origin, n) },
+		func(ctx context.Context, origin bundle.Origin, w io.Writer) error {
+			sw, err := bundle.NewSegmentWriter(w, origin, p.uploads.Level)
+			if err == nil {
+				info, err = fill(ctx, sw)
+			}
+			return err
+		})
+	if err != nil {
+		return next, err
 	}
 	next = withObject(next, catalog.Segment{
 		Key: key, Size: info.Size, RawSize: info.RawSize, FooterLen: info.FooterLen, Records: info.Records,
 		FirstTimestamp: info.FirstTimestamp, MaxTimestamp: info.MaxTimestamp,
 	})
 	p.stats.Written += info.Size
-	if info.Records != c.count.leftRecords {
-		return next, wrong("%s has %d records of %d that stay", key, info.Records, c.count.leftRecords)
-	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	return next, cold.VerifySegment(ctx, p.uploads.Store, next)

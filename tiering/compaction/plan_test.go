@@ -19,11 +19,11 @@ import (
 func TestPlan(t *testing.T) {
 	datadriven.Walk(t, "testdata/plan", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			l := Log{Config: config.Topic{Compact: true, MinDirtyRatio: 0.5, MaxCompactionLagMs: math.MaxInt64}, Stable: math.MaxInt64}
-			now, limit, end := int64(1000), int64(100), kafka.Offset(math.MaxInt64)
+			l := Log{Config: config.Topic{Compact: d.Cmd != "runs", RetentionMs: -1, SegmentBytes: math.MaxInt64, MinDirtyRatio: 0.5, MaxCompactionLagMs: math.MaxInt64}, Stable: math.MaxInt64}
+			now, limit, end, more := int64(1000), int64(100), kafka.Offset(math.MaxInt64), false
 			for _, a := range d.CmdArgs {
 				var v int64
-				if a.Key != "ratio" {
+				if a.Key != "ratio" && a.Key != "more" {
 					a.Scan(t, 0, &v)
 				}
 				switch a.Key {
@@ -41,7 +41,17 @@ func TestPlan(t *testing.T) {
 				case "max.lag":
 					l.Config.MaxCompactionLagMs = v
 				case "limit":
-					limit = v
+					limit, l.Config.SegmentBytes = v, v
+				case "retention":
+					l.Config.Delete, l.Config.RetentionMs = true, v
+				case "segment.ms":
+					l.Config.SegmentMs = v
+				case "entries":
+					for i := range v {
+						l.Segments = append(l.Segments, entryOf(t, fmt.Sprintf("%d-%d", i, i+1)))
+					}
+				case "more":
+					more = true
 				case "end":
 					end = kafka.Offset(v)
 				}
@@ -49,8 +59,11 @@ func TestPlan(t *testing.T) {
 			for line := range strings.Lines(d.Input) {
 				l.Segments = append(l.Segments, entryOf(t, strings.TrimSpace(line)))
 			}
-			if d.Cmd == "groups" {
+			switch d.Cmd {
+			case "groups":
 				return groupsText(Groups(l.Segments, end, limit))
+			case "runs":
+				return groupsText(Runs(l.Config, 8, l.Segments, !more))
 			}
 			p := Plan(time.UnixMilli(now), l)
 			if p.From == p.To {

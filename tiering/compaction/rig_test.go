@@ -31,6 +31,7 @@ type rig struct {
 	cfg   *config.Broker
 
 	segmentBytes int64 // of groups; 0: as in the settings
+	atMost       int   // entries that are left of a log that keeps its records; 0: it is compacted
 
 	now    time.Time
 	model  model

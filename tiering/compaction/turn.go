@@ -21,6 +21,7 @@ import (
 type turn struct {
 	*Job
 	lease catalog.Lease
+	at    position // of merging
 	kept  time.Time
 	lost  bool         // the lease is somebody else's
 	count atomic.Int64 // numbers what this lease writes
@@ -39,19 +40,22 @@ type target struct {
 func (t *turn) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	err := t.o.Catalog.ReleaseLease(ctx, t.lease, reserveTurns*t.o.Config().CleanerBackoff)
+	t.lease.State = t.at.text()
+	err := t.o.Catalog.ReleaseLease(ctx, t.lease, cmp.Or(t.o.Reserve, reserveTurns*t.o.Config().CleanerBackoff))
 	if errors.Is(err, catalog.ErrFenced) {
 		return nil // somebody else goes on
 	}
 	return err
 }
 
-// keep prolongs the lease now and then. ErrFenced: the turn is over.
+// keep prolongs the lease now and then, and records how far merging is.
+// ErrFenced: the turn is over.
 func (t *turn) keep(ctx context.Context) error {
 	if time.Since(t.kept) < keepPeriod {
 		return nil
 	}
 	t.kept = time.Now()
+	t.lease.State = t.at.text()
 	return bounded(ctx, func(ctx context.Context) (err error) {
 		t.lease, err = t.o.Catalog.KeepLease(ctx, t.lease, leaseTime)
 		t.lost = t.lost || errors.Is(err, catalog.ErrFenced)
@@ -98,7 +102,7 @@ func (t *turn) survey(ctx context.Context) (targets []target, errs []error) {
 		for p := int32(0); p < of.topic.Partitions && ctx.Err() == nil; p++ {
 			l := of
 			l.tp = kafka.TopicPartition{Topic: of.topic.ID, Partition: p}
-			segs, err := t.segments(ctx, l.tp, 0)
+			segs, err := t.segments(ctx, l.tp, 0, maxEntries)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -111,14 +115,15 @@ func (t *turn) survey(ctx context.Context) (targets []target, errs []error) {
 			dirty += d.Dirty
 		}
 	}
+	t.stats.Dirty = dirty
 	t.metrics.dirty.Set(float64(dirty))
 	slices.SortStableFunc(targets, func(a, b target) int { return cmp.Compare(b.ratio, a.ratio) })
 	return targets, errs
 }
 
-func (t *turn) segments(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset) (segs []catalog.Segment, err error) {
+func (t *turn) segments(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, limit int) (segs []catalog.Segment, err error) {
 	err = bounded(ctx, func(ctx context.Context) (err error) {
-		segs, err = t.o.Catalog.Segments(ctx, tp, from, maxEntries)
+		segs, err = t.o.Catalog.Segments(ctx, tp, from, limit)
 		return err
 	})
 	return segs, err
@@ -135,7 +140,7 @@ func (t *turn) log(ctx context.Context, l target) error {
 		begin := time.Now()
 		end, err := p.run(ctx, d)
 		t.done(p)
-		if errors.Is(err, catalog.ErrFenced) || errors.Is(err, catalog.ErrNotFound) || errors.Is(err, cold.ErrGone) {
+		if overtaken(err) {
 			t.o.Logger.Info("compaction was overtaken", "topic", l.topic.Name, "partition", l.tp.Partition, "err", err)
 			return nil
 		}
@@ -148,6 +153,11 @@ func (t *turn) log(ctx context.Context, l target) error {
 	}
 }
 
+// overtaken tells whether others have changed or removed what was read.
+func overtaken(err error) bool {
+	return errors.Is(err, catalog.ErrFenced) || errors.Is(err, catalog.ErrNotFound) || errors.Is(err, cold.ErrGone)
+}
+
 func (t *turn) done(p *pass) {
 	p.stats.Read = p.src.read
 	t.stats.add(p.stats)
@@ -155,7 +165,8 @@ func (t *turn) done(p *pass) {
 }
 
 func (s *Stats) add(o PassStats) {
-	s.Records, s.Left, s.Read, s.Written, s.Replaced = s.Records+o.Records, s.Left+o.Left, s.Read+o.Read, s.Written+o.Written, s.Replaced+o.Replaced
+	s.Records, s.Left, s.Read, s.Written = s.Records+o.Records, s.Left+o.Left, s.Read+o.Read, s.Written+o.Written
+	s.Replaced, s.Merged = s.Replaced+o.Replaced, s.Merged+o.Merged
 }
 
 // prepare reads how a log is now and what there is to clean.
@@ -169,20 +180,11 @@ func (t *turn) prepare(ctx context.Context, l target, now time.Time) (*pass, Dec
 	if err != nil {
 		return nil, Decision{}, err
 	}
-	segs, err := t.segments(ctx, l.tp, start)
+	segs, err := t.segments(ctx, l.tp, start, maxEntries)
 	if err != nil || firstDirty(segs) < 0 {
 		return nil, Decision{}, err
 	}
-	p := &pass{
-		tp: l.tp, segs: segs, limit: l.cfg.SegmentBytes,
-		src: source{store: t.o.Store, dec: t.dec, pace: t.pace},
-		uploads: upload.Options{
-			Store: t.o.Store, Origin: bundle.Origin{Broker: upload.JobBroker, Epoch: t.lease.Epoch}, Count: &t.count, Level: t.o.Level, PutTimeout: putTimeout,
-		},
-		commit: func(ctx context.Context, old []catalog.Segment, next catalog.Segment) error {
-			return t.swap(ctx, l, old, next)
-		},
-	}
+	p := t.passOver(l, segs)
 	g, err := p.src.footer(ctx, lastObject(segs))
 	if errors.Is(err, cold.ErrGone) {
 		return nil, Decision{}, nil // retention was here
@@ -195,6 +197,20 @@ func (t *turn) prepare(ctx context.Context, l target, now time.Time) (*pass, Dec
 		keys: newKeys(t.o.Config().CleanerBufferBytes), active: activeOf(&g.State),
 	}
 	return p, Plan(now, Log{Config: l.cfg, Start: start, Stable: g.State.LastStable, Segments: segs}), nil
+}
+
+// passOver returns a pass over entries of a log, without rules.
+func (t *turn) passOver(l target, segs []catalog.Segment) *pass {
+	return &pass{
+		tp: l.tp, segs: segs, limit: l.cfg.SegmentBytes,
+		src: source{store: t.o.Store, dec: t.dec, pace: t.pace},
+		uploads: upload.Options{
+			Store: t.o.Store, Origin: bundle.Origin{Broker: upload.JobBroker, Epoch: t.lease.Epoch}, Count: &t.count, Level: t.o.Level, PutTimeout: putTimeout,
+		},
+		commit: func(ctx context.Context, old []catalog.Segment, next catalog.Segment) error {
+			return t.swap(ctx, l, old, next)
+		},
+	}
 }
 
 // swap replaces entries by one, and notes the objects that have no name any more.

@@ -17,6 +17,7 @@ package sweep
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -82,6 +83,7 @@ type Stats struct {
 	Looked, Objects int64 // listed; deleted
 	Bytes           int64 // of the deleted
 	Uploads         int   // given up
+	Sessions        int   // sealed ones, forgotten
 	Unfinished      bool  // the time was over before the pass
 }
 
@@ -145,8 +147,9 @@ func (p *pass) run(ctx context.Context) error {
 			return err
 		}
 	}
-	p.whole = true // whatever becomes of the uploads
-	return p.uploads(ctx)
+	p.whole = true // whatever becomes of the rest
+	p.stats.Sessions, err = writers.forget(ctx, p.Catalog)
+	return errors.Join(err, p.uploads(ctx))
 }
 
 // page holds what may be deleted of a page for its time.

@@ -133,8 +133,11 @@ func TestSweep(t *testing.T) {
 		// The slots move on: the sealed sessions' WAL and checkpoints are needed no more.
 		o.Checkpoint(true)
 		time.Sleep(time.Hour)
-		if stats, err = job(t, o, o.Store, 0).Turn(t.Context()); err != nil || stats.Objects < 2 {
+		if stats, err = job(t, o, o.Store, 0).Turn(t.Context()); err != nil || stats.Objects < 2 || stats.Sessions != 2 {
 			t.Errorf("%+v, %v", stats, err)
+		}
+		if left, err := o.Cat.AllSessions(t.Context()); err != nil || len(left) != 1 || left[0].ID.Epoch != 2 {
+			t.Errorf("sessions %v, %v: only the live one is of use", left, err)
 		}
 		seals := 0
 		for _, key := range o.Store.Keys() {
@@ -277,6 +280,11 @@ func named(t tiertest.T, o *tiertest.Owner) {
 	for _, s := range slots {
 		for _, c := range s.Checkpoints {
 			need(c.Key)
+		}
+		for _, sp := range s.Spans {
+			if _, err := o.Cat.Session(context.Background(), sp.Session); err != nil {
+				t.Fatalf("slot %d names session %v: %v", s.Slot, sp.Session, err)
+			}
 		}
 	}
 }

@@ -23,6 +23,7 @@ type Writers struct {
 	highest  map[int32]int64             // session epoch of each broker
 	lease    int64                       // epoch of compaction's
 	owners   map[catalog.SessionID]bool  // of slots
+	spanned  map[catalog.SessionID]bool  // whose WAL a slot's spans name
 	keep     map[catalog.SessionID]int64 // the first WAL object of a sealed session that a slot needs
 	named    map[string]bool             // checkpoints that slots name, and objects whose deletion is noted
 	deleted  map[kafka.TopicID]bool      // topics that retention cleans up
@@ -31,7 +32,7 @@ type Writers struct {
 // ReadWriters reads the writers, then the slots: in this order, and strongly.
 func ReadWriters(ctx context.Context, cat *catalog.Catalog) (*Writers, error) {
 	w := &Writers{
-		sessions: make(map[catalog.SessionID]catalog.Session), owners: make(map[catalog.SessionID]bool),
+		sessions: make(map[catalog.SessionID]catalog.Session), owners: make(map[catalog.SessionID]bool), spanned: make(map[catalog.SessionID]bool),
 		keep: make(map[catalog.SessionID]int64), named: make(map[string]bool), deleted: make(map[kafka.TopicID]bool),
 	}
 	for _, read := range []func(context.Context, *catalog.Catalog) error{w.readSessions, w.readLease, w.readSlots, w.readDeleted} {
@@ -70,6 +71,7 @@ func (w *Writers) readSlots(ctx context.Context, cat *catalog.Catalog) error {
 			w.named[c.Key] = true
 		}
 		for _, sp := range s.Spans {
+			w.spanned[sp.Session] = true
 			if n, ok := w.keep[sp.Session]; ok {
 				w.keep[sp.Session] = min(n, sp.From)
 			}
@@ -123,6 +125,29 @@ func (w *Writers) trim(ctx context.Context, cat *catalog.Catalog, store objstore
 		}
 	}
 	return nil
+}
+
+// forget removes the items of the sealed sessions that no slot named, with
+// their heartbeats, and returns their number. No slot comes to name one of them again.
+func (w *Writers) forget(ctx context.Context, cat *catalog.Catalog) (n int, err error) {
+	for id, s := range w.sessions {
+		if s.State != catalog.Sealed || w.owners[id] || w.spanned[id] {
+			continue
+		}
+		err := bounded(ctx, func(ctx context.Context) error {
+			if err := cat.RemoveHeartbeat(ctx, id); err != nil {
+				return err
+			}
+			return cat.RemoveSession(ctx, s)
+		})
+		switch {
+		case err == nil:
+			n++
+		case !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, catalog.ErrFenced): // else somebody was faster
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // trimmed tells whether an object, if it is of a WAL, may be deleted by what its

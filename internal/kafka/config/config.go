@@ -95,6 +95,8 @@ type Broker struct {
 	RetentionCheckInterval   time.Duration
 	SweepInterval            time.Duration
 	CleanerBackoff           time.Duration
+	MergeInterval            time.Duration
+	MergeLeast               int
 	CleanerBufferBytes       int64
 	RequestTimeout           time.Duration
 
@@ -287,6 +289,8 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.RetentionCheckInterval = v.ms("log.retention.check.interval.ms")
 	b.SweepInterval = v.ms("sweep.interval.ms")
 	b.CleanerBackoff = v.ms("log.cleaner.backoff.ms")
+	b.MergeInterval = v.ms("segment.merge.interval.ms")
+	b.MergeLeast = int(v.int("segment.merge.min.count"))
 	b.CleanerBufferBytes = v.int("log.cleaner.dedupe.buffer.size")
 	b.RequestTimeout = v.ms("request.timeout.ms")
 	b.GroupMinSessionTimeout = v.ms("group.min.session.timeout.ms")

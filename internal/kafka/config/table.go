@@ -107,6 +107,8 @@ var brokerDefs = []Def{
 	{Name: "wal.pending.bytes", Type: Long, Default: "67108864", min: 1 << 20, max: maxLong, Doc: "Varve: appended bytes that may wait for durability before produce requests wait."},
 	{Name: "wal.backlog.max.bytes", Type: Long, Default: "8589934592", min: 1 << 20, max: maxLong, Doc: "Varve: untrimmed WAL beyond which produce gets a retriable error."},
 	{Name: "sweep.interval.ms", Type: Long, Default: "21600000", min: 1, max: maxLong, Doc: "Varve: how often the objects are looked for that nothing names."},
+	{Name: "segment.merge.interval.ms", Type: Long, Default: "3600000", min: 1, max: maxLong, Doc: "Varve: how often small segments are looked for that can become fewer."},
+	{Name: "segment.merge.min.count", Type: Int, Default: "8", min: 2, max: 40, Doc: "Varve: how many small neighbours it takes to become one."},
 	{Name: "wal.checkpoint.objects", Type: Int, Default: "8192", min: 1, max: maxInt, Doc: "Varve: WAL objects after which a checkpoint is written."},
 	{Name: "wal.checkpoint.bytes", Type: Long, Default: "536870912", min: 64 << 10, max: maxLong, Doc: "Varve: WAL bytes after which a checkpoint is written."},
 	{Name: "cache.ram.bytes", Type: Long, Default: "67108864", min: 0, max: maxLong, Doc: "Varve: RAM for recently written objects."},

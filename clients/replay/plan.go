@@ -113,7 +113,11 @@ func (w *planner) segment(ctx context.Context, seg catalog.Segment, next *kafka.
 		if err := w.pass(ctx, next, min(first, to)); err != nil {
 			return err
 		}
-		if *next < min(first, to) {
+		switch {
+		case *next >= min(first, to):
+		case seg.Key == "" && *next >= seg.Base: // compaction has left nothing of it
+			*next = min(first, to)
+		default:
 			return fmt.Errorf("%w: no segment has offset %d, the next one begins at %d", ErrLost, *next, seg.Base)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/varvelog/varve/clients/replay"
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka/record"
 	"github.com/varvelog/varve/tiering/tiertest"
 )
@@ -322,6 +323,28 @@ func TestBounds(t *testing.T) {
 		compare(t, name, drain(t.Context(), t, r, 0)[0], want(t, l, c.lo, c.hi, false))
 		if g := r.Progress(); g.Offsets != g.Total || g.Total != c.hi-c.lo {
 			t.Errorf("%s: progress %+v", name, g)
+		}
+	}
+}
+
+// TestNothingLeft: compaction may leave nothing of a segment. Its entry keeps the place.
+func TestNothingLeft(t *testing.T) {
+	o := filled(t, 1)
+	l := o.Named("a", 0)
+	o.Seal(l)
+	segs, err := o.Cat.Segments(t.Context(), l.TP, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range segs {
+		empty := catalog.Segment{TP: l.TP, Base: s.Base, End: s.End, FirstTimestamp: -1, MaxTimestamp: -1, Epochs: s.Epochs, Cleaned: s.End}
+		if err := o.Cat.SwapSegments(t.Context(), catalog.Swap{Topic: &l.Topic, Old: []catalog.Segment{s}, New: []catalog.Segment{empty}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, from := range []int64{0, 1, int64(s.Base), int64(s.End)} {
+			r := open(t.Context(), t, source(t, o), replay.Options{Topic: "a", From: replay.Offset(from)})
+			compare(t, fmt.Sprintf("%d segments emptied, from %d", i+1, from), drain(t.Context(), t, r, 0)[0],
+				want(t, l, max(from, int64(s.End)), int64(l.End()), false))
 		}
 	}
 }

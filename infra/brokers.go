@@ -70,7 +70,7 @@ func (b *brokers) task(scope constructs.Construct, c Config, s storage, img imag
 	task := awsecs.NewFargateTaskDefinition(scope, jsii.String("Task"), &awsecs.FargateTaskDefinitionProps{
 		Cpu: jsii.Number(c.CPU), MemoryLimitMiB: jsii.Number(c.MemoryMiB), EphemeralStorageGiB: jsii.Number(c.DiskGiB), TaskRole: role,
 		RuntimePlatform: &awsecs.RuntimePlatform{
-			CpuArchitecture: awsecs.CpuArchitecture_ARM64(), OperatingSystemFamily: awsecs.OperatingSystemFamily_LINUX(),
+			CpuArchitecture: cpu(c), OperatingSystemFamily: awsecs.OperatingSystemFamily_LINUX(),
 		},
 		Volumes: &[]*awsecs.Volume{{Name: jsii.String("cache")}},
 	})
@@ -88,6 +88,13 @@ func (b *brokers) task(scope constructs.Construct, c Config, s storage, img imag
 	})
 	suppress(task, "AwsSolutions-IAM5", "ecr:GetAuthorizationToken has no resource; all else of the execution role is held to the repository and the log group")
 	return task
+}
+
+func cpu(c Config) awsecs.CpuArchitecture {
+	if c.Arch == "amd64" {
+		return awsecs.CpuArchitecture_X86_64()
+	}
+	return awsecs.CpuArchitecture_ARM64()
 }
 
 func brokerCommand(c Config, s storage) []string {

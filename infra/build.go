@@ -12,41 +12,39 @@ import (
 	"github.com/varvelog/varve/infra/oci"
 )
 
-// architecture of everything that the stack runs.
-const architecture = "arm64"
-
 // build compiles what a deployment needs into dir: static binaries, the same
 // for the same source, so that an unchanged program is an unchanged asset.
-func build(dir string) (Assets, error) {
+func build(dir string, c Config) (Assets, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Assets{}, err
 	}
 	a := Assets{Functions: make(map[string]string), Push: filepath.Join(dir, "pushimage"), Image: filepath.Join(dir, "image")}
-	builds := map[string][2]string{ // output → module and package
-		filepath.Join(a.Push, "bootstrap"): {".", "./pushimage"},
-		filepath.Join(dir, "varve"):        {"..", "./cmd/varve"},
+	builds := make(map[string][2]string) // output → module and package
+	if c.Brokers > 0 {
+		builds[filepath.Join(a.Push, "bootstrap")] = [2]string{".", "./pushimage"}
+		builds[filepath.Join(dir, "varve")] = [2]string{"..", "./cmd/varve"}
 	}
-	for _, j := range jobs() {
+	for _, j := range jobs(c) {
 		a.Functions[j.name] = filepath.Join(dir, j.name)
 		builds[filepath.Join(a.Functions[j.name], "bootstrap")] = [2]string{"..", "./functions/" + j.name}
 	}
 	var all errgroup.Group
 	all.SetLimit(2)
 	for out, what := range builds {
-		all.Go(func() error { return goBuild(out, what[0], what[1]) })
+		all.Go(func() error { return goBuild(out, what[0], what[1], c.Arch) })
 	}
-	if err := all.Wait(); err != nil {
-		return Assets{}, err
+	if err := all.Wait(); err != nil || c.Brokers == 0 {
+		return a, err
 	}
-	a.Digest, err = oci.Write(a.Image, oci.Image{Binary: filepath.Join(dir, "varve"), Architecture: architecture, CacheDir: cacheDir})
+	a.Digest, err = oci.Write(a.Image, oci.Image{Binary: filepath.Join(dir, "varve"), Architecture: c.Arch, CacheDir: cacheDir})
 	return a, err
 }
 
-func goBuild(out, module, pkg string) error {
+func goBuild(out, module, pkg, arch string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	text, err := cmd.CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("build %s: Go is not installed (https://go.dev/dl): %w", pkg, err)

@@ -26,10 +26,11 @@ type job struct {
 
 const jobConcurrency = 2
 
-func jobs() []job {
+func jobs(c Config) []job {
+	often := awscdk.Duration_Minutes(jsii.Number(c.Every))
 	return []job{
-		{"retention", awscdk.Duration_Minutes(jsii.Number(5)), 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
-		{"compact", awscdk.Duration_Minutes(jsii.Number(5)), 2048, map[string][]string{"seg/": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}}},
+		{"retention", often, 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
+		{"compact", often, 2048, map[string][]string{"seg/": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}}},
 		{"sweep", awscdk.Duration_Hours(jsii.Number(6)), 512, map[string][]string{
 			"wal/": {"s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject", "s3:AbortMultipartUpload"}, "seg/": {"s3:DeleteObject", "s3:AbortMultipartUpload"},
 		}},
@@ -49,7 +50,7 @@ func newFunctions(scope constructs.Construct, c Config, s storage, a Assets) fun
 		EnforceSSL: jsii.Bool(true), Encryption: awssqs.QueueEncryption_SQS_MANAGED, RetentionPeriod: awscdk.Duration_Days(jsii.Number(14)),
 	})
 	suppress(f.failed, "AwsSolutions-SQS3", "this is the dead-letter queue")
-	for _, j := range jobs() {
+	for _, j := range jobs(c) {
 		fn := newFunction(scope, c, functionOptions{
 			id: title(j.name), dir: a.Functions[j.name], description: "Varve: " + j.name,
 			memory: j.memory, timeout: awscdk.Duration_Minutes(jsii.Number(15)), failed: f.failed,
@@ -104,7 +105,7 @@ func newFunction(scope constructs.Construct, c Config, o functionOptions) functi
 		AssumedBy: awsiam.NewServicePrincipal(jsii.String("lambda.amazonaws.com"), nil), Description: jsii.String(o.description),
 	})
 	logs.GrantWrite(role)
-	runtime, arch := lambdaRuntime()
+	runtime, arch := lambdaRuntime(c)
 	props := &awslambda.FunctionProps{
 		Description: jsii.String(o.description), Runtime: runtime, Architecture: arch, Handler: jsii.String("bootstrap"),
 		Code: awslambda.Code_FromAsset(jsii.String(o.dir), nil), MemorySize: jsii.Number(o.memory), Timeout: o.timeout,

@@ -53,6 +53,9 @@ func newImage(scope constructs.Construct, c Config, a Assets) image {
 }
 
 // lambdaRuntime is what all functions of the stack run on.
-func lambdaRuntime() (awslambda.Runtime, awslambda.Architecture) {
+func lambdaRuntime(c Config) (awslambda.Runtime, awslambda.Architecture) {
+	if c.Arch == "amd64" {
+		return awslambda.Runtime_PROVIDED_AL2023(), awslambda.Architecture_X86_64()
+	}
 	return awslambda.Runtime_PROVIDED_AL2023(), awslambda.Architecture_ARM_64()
 }

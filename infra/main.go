@@ -28,7 +28,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	assets, err := build(".build")
+	assets, err := build(".build", c)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func stackOf(t *testing.T, context map[string]any) (awscdk.Stack, Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newStack(app, c, fakeAssets(t)), c
+	return newStack(app, c, fakeAssets(t, c)), c
 }
 
 // contextOf returns the context of cdk.json with more in it.
@@ -46,7 +46,7 @@ func contextOf(t *testing.T, more map[string]any) *map[string]any {
 	return &file.Context
 }
 
-func fakeAssets(t *testing.T) Assets {
+func fakeAssets(t *testing.T, c Config) Assets {
 	t.Helper()
 	dir := func(name string) string {
 		d := filepath.Join(t.TempDir(), name)
@@ -59,7 +59,7 @@ func fakeAssets(t *testing.T) Assets {
 		return d
 	}
 	a := Assets{Functions: map[string]string{}, Push: dir("push"), Image: dir("image"), Digest: "sha256:" + strings.Repeat("0", 64)}
-	for _, j := range jobs() {
+	for _, j := range jobs(c) {
 		a.Functions[j.name] = dir(j.name)
 	}
 	return a
@@ -204,8 +204,9 @@ func TestBrokers(t *testing.T) {
 }
 
 func TestFunctions(t *testing.T) {
-	tmpl := templateOf(t, nil)
-	for _, j := range jobs() {
+	stack, c := stackOf(t, nil)
+	tmpl := assertions.Template_FromStack(stack, nil)
+	for _, j := range jobs(c) {
 		tmpl.HasResourceProperties(jsii.String("AWS::Lambda::Function"), object{
 			"Description": "Varve: " + j.name, "Runtime": "provided.al2023", "Architectures": list{"arm64"}, "Timeout": 900,
 			"ReservedConcurrentExecutions": jobConcurrency, "DeadLetterConfig": assertions.Match_AnyValue(),
@@ -273,6 +274,7 @@ func TestTags(t *testing.T) {
 func TestConfigRefuses(t *testing.T) {
 	for _, context := range []map[string]any{
 		{"size": "huge"}, {"brokers": "many"}, {"brokers": -1}, {"zones": 0}, {"disk": 1000}, {"reserve": "perhaps"}, {"settings": "nonsense"},
+		{"arch": "mips"}, {"every": 0},
 	} {
 		app := awscdk.NewApp(&awscdk.AppProps{Outdir: jsii.String(t.TempDir()), Context: &context})
 		if c, err := configOf(app); err == nil {

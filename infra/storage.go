@@ -55,7 +55,23 @@ func newStorage(scope constructs.Construct, c Config) storage {
 	})
 	output(scope, "Bucket", s.bucket.BucketName(), "objects: --bucket")
 	output(scope, "Table", s.table.TableName(), "metadata: --table")
+	s.reader(scope)
 	return s
+}
+
+// reader makes a policy for those who replay: they need no broker and write nothing.
+func (s storage) reader(scope constructs.Construct) {
+	p := awsiam.NewManagedPolicy(scope, jsii.String("Reader"), &awsiam.ManagedPolicyProps{
+		Description: jsii.String("reads records and metadata: varve replay, varve verify"),
+	})
+	allow := func(resource *string, actions ...string) {
+		p.AddStatements(awsiam.NewPolicyStatement(&awsiam.PolicyStatementProps{Actions: jsii.Strings(actions...), Resources: &[]*string{resource}}))
+	}
+	allow(s.table.TableArn(), "dynamodb:GetItem", "dynamodb:Query")
+	allow(s.bucket.BucketArn(), "s3:ListBucket")
+	allow(s.objects(""), "s3:GetObject")
+	suppress(p, "AwsSolutions-IAM5", "object keys are made by the program; all of a log's objects may be read")
+	output(scope, "ReaderPolicy", p.ManagedPolicyArn(), "policy for those who replay or verify")
 }
 
 // objects returns the ARN of the objects under a prefix of the log's keys.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatchactions"
@@ -70,20 +72,23 @@ func (w watch) storage(s storage) []awscloudwatch.IWidget {
 
 func (w watch) functions(f functions) []awscloudwatch.IWidget {
 	w.alarm("FunctionsFailed", "runs of a job failed for good; see the queue of failed runs", f.failed.MetricApproximateNumberOfMessagesVisible(nil), 1, 1)
-	var errors, durations, unfinished []awscloudwatch.IMetric
+	var errors, durations, shares, unfinished []awscloudwatch.IMetric
 	for _, name := range sorted(f.byName) {
 		fn := f.byName[name]
 		w.alarm(title(name)+"Errors", name+" fails", fn.MetricErrors(nil), 1, 3)
 		errors = append(errors, fn.MetricErrors(nil))
 		durations = append(durations, fn.MetricDuration(nil))
+		share := w.share(name)
+		w.alarm(title(name)+"Busy", name+" is at work for most of the time: what is produced comes near to what it can do", share, 80, 6)
+		shares = append(shares, share)
 		m := w.job(name, "Unfinished")
 		w.alarm(title(name)+"Behind", name+" does not keep up: its runs end before the work does", m, 1, 12)
 		unfinished = append(unfinished, m)
 	}
 	return []awscloudwatch.IWidget{
-		graph("Jobs: errors", errors...), graph("Jobs: duration, ms", durations...),
+		graph("Jobs: errors", errors...), graph("Jobs: duration, ms", durations...), graph("Jobs: share of the time at work, %: at 100 they keep up no longer", shares...),
 		graph("Jobs: runs that ended before the work", unfinished...), graph("Retention: bytes unreferenced, objects deleted", w.job("retention", "RemovedBytes"), w.job("retention", "DeletedObjects")),
-		graph("Compaction: bytes read and written", w.job("compact", "ReadBytes"), w.job("compact", "WrittenBytes")),
+		graph("Compaction: bytes that wait, read and written", w.job("compact", "WaitingBytes"), w.job("compact", "ReadBytes"), w.job("compact", "WrittenBytes")),
 		graph("Sweep: objects looked at, deleted", w.job("sweep", "LookedAt"), w.job("sweep", "DeletedObjects")),
 	}
 }
@@ -91,6 +96,15 @@ func (w watch) functions(f functions) []awscloudwatch.IWidget {
 // job is a metric that a function writes with its log.
 func (w watch) job(name, metricName string) awscloudwatch.IMetric {
 	return metric("Varve", metricName, "Sum", map[string]*string{"Cluster": jsii.String(w.name), "Job": jsii.String(name)})
+}
+
+// share is the part of an hour that a job was at work, in percent: what it does
+// grows with what is produced.
+func (w watch) share(name string) awscloudwatch.IMetric {
+	return awscloudwatch.NewMathExpression(&awscloudwatch.MathExpressionProps{
+		Expression: jsii.String(fmt.Sprintf("100 * %[1]sSeconds / PERIOD(%[1]sSeconds)", name)), Label: jsii.String(name), Period: awscdk.Duration_Hours(jsii.Number(1)),
+		UsingMetrics: &map[string]awscloudwatch.IMetric{name + "Seconds": w.job(name, "Seconds")},
+	})
 }
 
 func (w watch) brokers(c Config, b brokers) []awscloudwatch.IWidget {

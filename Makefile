@@ -76,4 +76,7 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 bench: build ## measure against Apache Kafka, side by side
 	@bench/run.py
 
-.PHONY: help build run demo test lint unit models sim end-to-end cluster tools clients suites aws infra soak bench
+bench-replay: ## measure replay against plain reads, and against a consumer of Apache Kafka
+	@bench/replay.sh
+
+.PHONY: help build run demo test lint unit models sim end-to-end cluster tools clients suites aws infra soak bench bench-replay

@@ -1,9 +1,11 @@
 // Replay measures how fast clients/replay reads, against plain parallel ranged
 // reads and zstd decoding of the same objects, in turns on the same files:
 //
-//	go run ./bench/replay [--mib 512] [--partitions 4] [--record 1024] [--rounds 5]
+//	go run ./bench/replay [--mib 512] [--partitions 4] [--record 1024] [--rounds 5] [--kafka HOST:PORT] [--bucket B --table T]
 //
-// It writes a log of JSON-like records first: sealed segments, and a tail of
+// With --kafka a franz-go consumer reads the same records from Apache Kafka in
+// each round, hot. With --bucket and --table, which it makes, the log is in S3 and
+// DynamoDB where the usual environment says; else in files. `make bench-replay` does all that. It writes a log of JSON-like records first: sealed segments, and a tail of
 // checkpoint and WAL. Plain reads know where all lies, fetch it in pieces of the same
 // size, decompress it and look at nothing. It prints MiB/s of uncompressed batches, CPU seconds for each GiB, and the ratio of
 // the medians; --want makes a lower one an error. On a busy machine the one by CPU tells more.
@@ -24,8 +26,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvelog/varve/clients/replay"
+	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/sqlite"
 	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/cloud"
+	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/objstore/filestore"
 )
 
@@ -35,9 +40,14 @@ func main() {
 	flag.IntVar(&w.mib, "mib", 512, "MiB of records")
 	flag.IntVar(&w.partitions, "partitions", 4, "partitions")
 	flag.IntVar(&w.record, "record", 1024, "bytes of a record's value")
-	rounds := flag.Int("rounds", 5, "times that each is measured")
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "times that each is measured")
+	flag.StringVar(&o.kafka, "kafka", "", "Apache Kafka to compare with")
+	flag.StringVar(&o.place.Bucket, "bucket", "", "bucket to be made for the log")
+	flag.StringVar(&o.place.Table, "table", "", "table to be made for it")
+	flag.Float64Var(&o.want, "want", 0, "least ratio to plain reads")
+	flag.Float64Var(&o.wantKafka, "want-kafka", 0, "least ratio to the consumer of Apache Kafka")
 	profile := flag.String("profile", "", "file for a CPU profile")
-	want := flag.Float64("want", 0, "least ratio")
 	flag.Parse()
 	if *profile != "" {
 		f, err := os.Create(*profile)
@@ -49,58 +59,117 @@ func main() {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	if err := run(context.Background(), w, *rounds, *want); err != nil {
+	if err := run(context.Background(), w, o); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, w workload, rounds int, want float64) (err error) {
-	dir, err := os.MkdirTemp("", "varve-bench-replay-")
+type options struct {
+	rounds          int
+	kafka           string
+	place           cloud.Place
+	want, wantKafka float64
+}
+
+func run(ctx context.Context, w workload, o options) (err error) {
+	table, objects, end, err := open(ctx, o.place)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	disk, err := vfs.Disk(dir)
-	if err != nil {
-		return err
-	}
-	table, err := sqlite.Open(ctx, filepath.Join(dir, "meta.db"))
-	if err != nil {
-		return err
-	}
-	objects, err := filestore.Open(disk, "objects")
-	if err != nil {
-		return errors.Join(err, table.Close())
-	}
-	defer func() { err = errors.Join(err, objects.Close(), table.Close()) }()
+	defer func() { err = errors.Join(err, end()) }()
 	p := w.write(ctx, table, objects)
 	src, err := replay.NewSource(table, objects)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%d MiB of batches in %d MiB of objects, %d partitions, %d records of %d bytes\n", p.raw>>20, p.stored>>20, w.partitions, w.records(), w.record)
-	var plain, replayed []figures
-	for round := range rounds + 1 { // the first warms up
-		a, err := measure(p.raw, func() error { return p.read(ctx, objects) })
+	readers := []reader{
+		{"plain", func() error { return p.read(ctx, objects) }},
+		{"replay", func() error { return w.replay(ctx, src) }},
+	}
+	if o.kafka != "" {
+		k, err := newPeer(ctx, o.kafka, w)
 		if err != nil {
 			return err
 		}
-		b, err := measure(p.raw, func() error { return w.replay(ctx, src) })
-		if err != nil {
-			return err
+		readers = append(readers, reader{"kafka", func() error { return k.read(ctx) }})
+	}
+	m, err := compare(p.raw, readers, o.rounds)
+	if err != nil {
+		return err
+	}
+	ratio := m["replay"].rate / m["plain"].rate
+	fmt.Printf("median: plain %v   replay %v   ratio %.2f, by CPU %.2f\n", m["plain"], m["replay"], ratio, m["plain"].cpu/m["replay"].cpu)
+	if ratio < o.want {
+		err = fmt.Errorf("the ratio is %.2f, at least %.2f is wanted", ratio, o.want)
+	}
+	if o.kafka != "" {
+		ratio := m["replay"].rate / m["kafka"].rate
+		fmt.Printf("median: Apache Kafka, hot, read by franz-go %v   ratio of replay to it %.2f\n", m["kafka"], ratio)
+		if ratio < o.wantKafka {
+			err = errors.Join(err, fmt.Errorf("the ratio to Apache Kafka is %.2f, at least %.2f is wanted", ratio, o.wantKafka))
+		}
+	}
+	return err
+}
+
+// open opens the stores, in AWS or in a folder that goes with the end.
+func open(ctx context.Context, p cloud.Place) (table meta.Store, objects objstore.Store, end func() error, err error) {
+	if p.Bucket != "" {
+		table, objects, err := cloud.Open(ctx, p, nil)
+		if err == nil {
+			err = errors.Join(objects.Create(ctx), table.Create(ctx))
+		}
+		return table, objects, func() error { return nil }, err
+	}
+	dir, err := os.MkdirTemp("", "varve-bench-replay-")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	disk, err := vfs.Disk(dir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	db, err := sqlite.Open(ctx, filepath.Join(dir, "meta.db"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	files, err := filestore.Open(disk, "objects")
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, db.Close())
+	}
+	return db, files, func() error { return errors.Join(files.Close(), db.Close(), os.RemoveAll(dir)) }, nil
+}
+
+// reader is a way to read all.
+type reader struct {
+	name string
+	read func() error
+}
+
+// compare lets each read in turn, some rounds, and returns the medians.
+func compare(bytes int64, readers []reader, rounds int) (map[string]figures, error) {
+	all := make(map[string][]figures)
+	for round := range rounds + 1 { // the first warms up
+		for _, r := range readers {
+			f, err := measure(bytes, r.read)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", r.name, err)
+			}
+			if round > 0 {
+				all[r.name] = append(all[r.name], f)
+				fmt.Printf("%s %v   ", r.name, f)
+			}
 		}
 		if round > 0 {
-			plain, replayed = append(plain, a), append(replayed, b)
-			fmt.Printf("plain %v   replay %v   ratio %.2f, by CPU %.2f\n", a, b, b.rate/a.rate, a.cpu/b.cpu)
+			fmt.Println()
 		}
 	}
-	a, b := medians(plain), medians(replayed)
-	ratio := b.rate / a.rate
-	fmt.Printf("median: plain %v   replay %v   ratio %.2f, by CPU %.2f\n", a, b, ratio, a.cpu/b.cpu)
-	if ratio < want {
-		return fmt.Errorf("the ratio is %.2f, at least %.2f is wanted", ratio, want)
+	m := make(map[string]figures)
+	for name, f := range all {
+		m[name] = medians(f)
 	}
-	return nil
+	return m, nil
 }
 
 // figures are what one reading took.

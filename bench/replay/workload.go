@@ -72,17 +72,23 @@ func (w workload) write(ctx context.Context, table meta.Store, objects objstore.
 func (w workload) batch(rng *rand.Rand, count int) []byte {
 	b := record.NewBuilder(record.None)
 	for range count {
-		value := fmt.Appendf(nil, `{"user":"%08x","time":%d,"path":"/shop/item/%d","agent":"Mozilla/5.0 (X11; Linux x86_64)","payload":"`, rng.Uint32(), rng.Int64N(1<<40), rng.IntN(5000))
-		for len(value) < w.record-2 {
-			value = append(value, "etaoin shrdlu"[rng.IntN(13)])
-		}
-		b.Append(1, value[9:17], append(value, `"}`...))
+		key, value := w.next(rng)
+		b.Append(1, key, value)
 	}
 	out, err := b.Bytes()
 	if err != nil {
 		log.Fatal(err)
 	}
 	return out
+}
+
+// next makes up a record.
+func (w workload) next(rng *rand.Rand) (key, value []byte) {
+	value = fmt.Appendf(nil, `{"user":"%08x","time":%d,"path":"/shop/item/%d","agent":"Mozilla/5.0 (X11; Linux x86_64)","payload":"`, rng.Uint32(), rng.Int64N(1<<40), rng.IntN(5000))
+	for len(value) < w.record-2 {
+		value = append(value, "etaoin shrdlu"[rng.IntN(13)])
+	}
+	return value[9:17], append(value, `"}`...)
 }
 
 // replay reads all records and looks at each.

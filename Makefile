@@ -44,7 +44,7 @@ end-to-end: build ## the real binary: the probe against Apache Kafka's answers, 
 	@$(STAGE) kill-9 go -C test test -count=1 ./survive
 	@$(STAGE) faults go -C test test -count=1 ./faults
 
-cluster: build ## three brokers on one directory, and on versitygw and DynamoDB Local: kill -9, SIGSTOP, a rolling restart, all under load
+cluster: build ## three brokers under load, on files, versitygw and DynamoDB Local, LocalStack: kill -9, SIGSTOP, rolling restarts, cut networks, bad stores
 	@.ci/setup-aws
 	@$(STAGE) cluster go -C test test -count=1 -v -timeout 30m ./cluster
 

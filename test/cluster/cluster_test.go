@@ -53,39 +53,53 @@ type harmed struct {
 	limit    time.Duration
 }
 
-// world is a cluster under load.
-type world struct {
-	t       *testing.T
-	brokers []*brokertest.Broker
-	load    *load.Load
-	group   *group
-	harms   []harmed
+// silence is when a partition must have acknowledged nothing.
+type silence struct {
+	what      string
+	partition int32
+	from, to  time.Time
 }
 
+// world is a cluster under load.
+type world struct {
+	t        *testing.T
+	brokers  []*brokertest.Broker
+	load     *load.Load
+	group    *group
+	harms    []harmed
+	silences []silence
+}
+
+// where says how the broker of each id is started.
+type where func(id int) brokertest.Options
+
 // onFiles are brokers that share a data directory.
-func onFiles(t *testing.T) brokertest.Options { return brokertest.Options{Data: t.TempDir()} }
+func onFiles(t *testing.T) where {
+	dir := t.TempDir()
+	return func(int) brokertest.Options { return brokertest.Options{Data: dir} }
+}
 
 // onAWS are brokers that share a bucket and a table, and have a data directory each.
-func onAWS(t *testing.T) brokertest.Options {
-	return brokertest.Options{
-		Args: []string{"--bucket", awstest.Name("bucket"), "--table", awstest.Name("table"), "--create"},
-		Env:  awstest.Environ(awstest.VersityGW(t), awstest.DynamoDBLocal(t)),
+func onAWS(s3, dynamodb string, settings ...string) where {
+	place := []string{"--bucket", awstest.Name("bucket"), "--table", awstest.Name("table"), "--create"}
+	return func(int) brokertest.Options {
+		return brokertest.Options{Args: place, Env: awstest.Environ(s3, dynamodb), Settings: settings}
 	}
 }
 
-// start starts the brokers, one after the other, and the load of so many seconds.
-func start(t *testing.T, place brokertest.Options, seconds int) *world {
+// start starts the brokers, one after the other, and the load, with further arguments.
+func start(t *testing.T, place where, args ...string) *world {
 	t.Helper()
 	w := &world{t: t}
-	for id := range brokers {
-		o := place
-		o.Args = append(slices.Clone(place.Args), "--id", strconv.Itoa(id+1))
-		o.Settings = []string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304"}
+	for i := range brokers {
+		o := place(i + 1)
+		o.Args = append(slices.Clone(o.Args), "--id", strconv.Itoa(i+1))
+		o.Settings = append([]string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304"}, o.Settings...)
 		w.brokers = append(w.brokers, brokertest.StartWith(t, o))
 	}
 	topic := strings.ToLower(t.Name())
-	w.load = load.Start(t, load.Build(t), w.addrs(), topic, "--seconds", strconv.Itoa(seconds), "--partitions", strconv.Itoa(partitions),
-		"--keys", "1000", "--rate", "1500", "--linger", "2ms", "--batch", "65536", "--request-timeout", "600ms") // a stopped broker takes requests and answers none
+	w.load = load.Start(t, load.Build(t), w.addrs(), topic, append([]string{"--timeout", "1h", "--seconds", "3000", "--partitions", strconv.Itoa(partitions),
+		"--keys", "1000", "--rate", "1500", "--linger", "2ms", "--batch", "65536", "--request-timeout", "600ms"}, args...)...) // a stopped broker takes requests and answers none
 	w.group = join(t, w.addrs(), topic)
 	load.Wait(t, settled)
 	return w
@@ -108,10 +122,20 @@ func (w *world) harm(what string, limit time.Duration, do func()) {
 	w.harms = append(w.harms, harmed{what, from, time.Now(), limit})
 }
 
-// finish waits for the load and checks everything.
+// until waits for a condition.
+func (w *world) until(what string, limit time.Duration, done func() bool) {
+	w.t.Helper()
+	for begin := time.Now(); !done(); load.Wait(w.t, 50*time.Millisecond) {
+		if time.Since(begin) > limit {
+			w.t.Fatalf("not within %s: %s", limit, what)
+		}
+	}
+}
+
+// finish ends the load and checks everything.
 func (w *world) finish() {
 	w.t.Helper()
-	over := time.Now()
+	w.load.Stop(w.t)
 	produced, read := w.load.Check(w.t)
 	if n, ok := produced["failed"].(float64); !ok || n != 0 {
 		w.t.Errorf("a retry did not hide everything: %v", produced)
@@ -120,14 +144,11 @@ func (w *world) finish() {
 	w.group.check(int(read["read"].(float64)))
 	worst, limits := make(map[string]time.Duration), make(map[string]time.Duration)
 	for _, h := range w.harms {
-		if h.to.After(over) {
-			w.t.Fatal("the load ended too early")
-		}
 		gap := w.load.Gap(w.t, h.from, h.to)
 		worst[h.what], limits[h.what] = max(worst[h.what], gap), h.limit
 		allowed := slack(w.t)
-		if h.what == "SIGSTOP" {
-			allowed *= 2 // clients find out by their own timeouts, one after the other
+		if h.what == "SIGSTOP" || h.what == "SIGCONT" {
+			allowed *= 2 // clients find out by their own timeouts, one after the other; who wakes begins anew
 		}
 		if gap > h.limit+allowed {
 			w.t.Errorf("%s: a partition waited for %s, at most %s is allowed", h.what, gap.Round(time.Millisecond), h.limit)
@@ -135,6 +156,33 @@ func (w *world) finish() {
 	}
 	for what, gap := range worst {
 		w.t.Logf("longest wait of a partition, %s: %s (aim %s)", what, gap.Round(time.Millisecond), limits[what])
+	}
+	w.checkSilences()
+}
+
+// silent notes that nothing may be acknowledged between two moments, by these
+// partitions or, without any, by all.
+func (w *world) silent(what string, from, to time.Time, only ...int32) {
+	if len(only) == 0 {
+		for p := range int32(partitions) {
+			only = append(only, p)
+		}
+	}
+	for _, p := range only {
+		w.silences = append(w.silences, silence{what, p, from, to})
+	}
+}
+
+// checkSilences: nothing was acknowledged while it could not be durable.
+func (w *world) checkSilences() {
+	w.t.Helper()
+	acks := w.load.Acks(w.t)
+	for _, s := range w.silences {
+		if i := slices.IndexFunc(acks, func(a load.Ack) bool {
+			return a.Partition == s.partition && a.At.After(s.from) && a.At.Before(s.to)
+		}); i >= 0 {
+			w.t.Errorf("%s: partition %d acknowledged a record %s after the beginning", s.what, s.partition, acks[i].At.Sub(s.from))
+		}
 	}
 }
 
@@ -155,7 +203,7 @@ func rounds(t *testing.T) int {
 // TestKill9 kills one broker after the other, and starts each again.
 func TestKill9(t *testing.T) {
 	n := rounds(t)
-	w := start(t, onFiles(t), 4+12*n)
+	w := start(t, onFiles(t))
 	for round := range n {
 		b := w.brokers[round%brokers]
 		w.harm("kill -9", afterKill, b.Kill)
@@ -167,7 +215,7 @@ func TestKill9(t *testing.T) {
 // TestKill9AWS is TestKill9 on S3 and DynamoDB; what the broker had on its disk
 // is lost with it.
 func TestKill9AWS(t *testing.T) {
-	w := start(t, onAWS(t), 40)
+	w := start(t, onAWS(awstest.VersityGW(t), awstest.DynamoDBLocal(t)))
 	for _, b := range w.brokers[:2] {
 		w.harm("kill -9", afterKill, b.Kill)
 		if err := os.RemoveAll(b.Data); err != nil {
@@ -181,7 +229,7 @@ func TestKill9AWS(t *testing.T) {
 // TestStopped stops a broker for longer than the session timeout. When it goes
 // on, its slots are others', and all that it writes is refused.
 func TestStopped(t *testing.T) {
-	w := start(t, onFiles(t), 50)
+	w := start(t, onFiles(t))
 	for id := range 2 {
 		load.Wait(t, settled) // slots that are on their way to a broker that stops come back a session timeout later
 		b := w.brokers[id]
@@ -195,8 +243,11 @@ func TestStopped(t *testing.T) {
 }
 
 // TestRolling stops one broker after the other in order, and starts it again.
-func TestRolling(t *testing.T) {
-	w := start(t, onFiles(t), 40)
+func TestRolling(t *testing.T) { rolling(t, onFiles(t)) }
+
+func rolling(t *testing.T, place where) {
+	t.Helper()
+	w := start(t, place)
 	for id, b := range w.brokers {
 		w.harm("SIGTERM", afterMove, func() {
 			if code := b.Stop(t); code != 0 {

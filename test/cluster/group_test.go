@@ -124,3 +124,21 @@ func (g *group) lag(admin *kadm.Client) int64 {
 	}
 	return lags[g.name].Lag.Total()
 }
+
+// leads returns the partitions that a broker leads, as the brokers tell clients.
+func (g *group) leads(id int) []int32 {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), 20*time.Second)
+	defer cancel()
+	topics, err := kadm.NewClient(g.clients[0]).ListTopics(ctx, g.topic)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var all []int32
+	for _, p := range topics[g.topic].Partitions {
+		if p.Leader == int32(id) {
+			all = append(all, p.Partition)
+		}
+	}
+	return all
+}

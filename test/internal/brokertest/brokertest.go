@@ -21,6 +21,10 @@ import (
 	"time"
 )
 
+// readyTimeout is how long a broker may take to start: LocalStack's first
+// answers take a busy machine most of it.
+const readyTimeout = 90 * time.Second
+
 // Broker is a running broker process. Its data outlives Kill and Stop.
 type Broker struct {
 	Addr string // host:port of the Kafka listener
@@ -31,6 +35,7 @@ type Broker struct {
 	args  []string
 	where []string // of them, those that say where the log is
 	env   []string
+	under []string
 	cmd   *exec.Cmd
 	logs  *tail
 	dead  chan struct{}
@@ -42,6 +47,8 @@ type Options struct {
 	Args     []string // further arguments
 	Env      []string // further environment variables
 	Data     string   // data directory; "": a temporary one
+	Under    []string // command that the process is started by, as its further arguments; it becomes the broker
+	Host     string   // address that it listens on, where nobody else does; "": loopback, on free ports
 }
 
 // Start starts a broker on an empty directory with key=value settings and
@@ -55,7 +62,12 @@ func Start(t testing.TB, settings ...string) *Broker {
 // StartWith is Start with options.
 func StartWith(t testing.TB, o Options) *Broker {
 	t.Helper()
-	b := &Broker{bin: Binary(t), Addr: freeAddr(t), HTTP: freeAddr(t), Data: o.Data, logs: new(tail)}
+	b := &Broker{bin: Binary(t), Data: o.Data, under: o.Under, logs: new(tail)}
+	if o.Host == "" {
+		b.Addr, b.HTTP = freeAddr(t), freeAddr(t)
+	} else {
+		b.Addr, b.HTTP = net.JoinHostPort(o.Host, "9092"), net.JoinHostPort(o.Host, "9644")
+	}
 	if b.Data == "" {
 		b.Data = t.TempDir()
 	}
@@ -123,7 +135,8 @@ func (b *Broker) Verify() error {
 // Restart starts the process again on the same data and ports.
 func (b *Broker) Restart(t testing.TB) {
 	t.Helper()
-	b.cmd = exec.Command(b.bin, b.args...)
+	line := append(append(slices.Clone(b.under), b.bin), b.args...)
+	b.cmd = exec.Command(line[0], line[1:]...)
 	b.cmd.Env = b.env
 	out, err := b.cmd.StderrPipe()
 	if err != nil {
@@ -138,7 +151,7 @@ func (b *Broker) Restart(t testing.TB) {
 		_ = cmd.Wait() // the exit code of a killed process says nothing
 		close(dead)
 	}(b.cmd, b.dead)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
 	defer cancel()
 	if err := b.awaitReady(ctx); err != nil {
 		t.Fatalf("broker not ready: %v\n%s", err, b.logs)

@@ -4,6 +4,7 @@ package load
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +23,9 @@ import (
 type Load struct {
 	exe, bootstrap, topic string
 	log                   string // of all answers
+	cmd                   *exec.Cmd
 	ended                 chan result
+	acks                  []Ack // read from log
 }
 
 type result struct {
@@ -46,7 +50,16 @@ func Build(t *testing.T) string {
 func Start(t *testing.T, exe, bootstrap, topic string, args ...string) *Load {
 	t.Helper()
 	l := &Load{exe: exe, bootstrap: bootstrap, topic: topic, log: filepath.Join(t.TempDir(), "acked.log"), ended: make(chan result, 1)}
-	go func() { l.ended <- l.run(t.Context(), args...) }()
+	l.cmd = l.command(t.Context(), args...)
+	var out bytes.Buffer
+	l.cmd.Stdout = &out
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		err := l.cmd.Wait()
+		l.ended <- result{out.Bytes(), err}
+	}()
 	for end := time.Now().Add(time.Minute); ; Wait(t, 5*time.Millisecond) {
 		if _, err := os.Stat(l.log); err == nil {
 			return l
@@ -57,10 +70,16 @@ func Start(t *testing.T, exe, bootstrap, topic string, args ...string) *Load {
 	}
 }
 
-func (l *Load) run(ctx context.Context, args ...string) result {
-	cmd := exec.CommandContext(ctx, l.exe, append([]string{"survive", "--bootstrap", l.bootstrap, "--topic", l.topic, "--log", l.log}, args...)...)
-	out, err := cmd.Output()
-	return result{out, err}
+func (l *Load) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, l.exe, append([]string{"survive", "--bootstrap", l.bootstrap, "--topic", l.topic, "--log", l.log}, args...)...)
+}
+
+// Stop lets the load send nothing more, before its time is over.
+func (l *Load) Stop(t *testing.T) {
+	t.Helper()
+	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Errorf("the load ended too early: %v", err)
+	}
 }
 
 // Check waits for the end of the load and reads everything back: what was acknowledged
@@ -68,7 +87,8 @@ func (l *Load) run(ctx context.Context, args ...string) result {
 func (l *Load) Check(t *testing.T) (produced, read map[string]any) {
 	t.Helper()
 	produced = parse(t, "produce", <-l.ended)
-	read = parse(t, "verify", l.run(t.Context(), "--mode", "verify", "--settle", "1s"))
+	out, err := l.command(t.Context(), "--mode", "verify", "--settle", "1s").Output()
+	read = parse(t, "verify", result{out, err})
 	for _, k := range []string{"lost", "duplicated", "reordered", "corrupted", "moved", "offset_gaps", "acked_offsets_given_twice"} {
 		if n, ok := read[k].(float64); !ok || n != 0 {
 			t.Errorf("%s: %v: %v", l.topic, k, read)
@@ -89,32 +109,55 @@ func parse(t *testing.T, what string, r result) map[string]any {
 	return v
 }
 
-// Gap returns the longest time for which a partition acknowledged nothing, of
-// those that ended behind from and began before to, but not long before from: what
-// came before it is another one's doing. The load has ended.
-func (l *Load) Gap(t *testing.T, from, to time.Time) time.Duration {
+// Ack is an acknowledged record.
+type Ack struct {
+	Partition int32
+	At        time.Time
+}
+
+// Acks returns what was acknowledged, in order. The load has ended.
+func (l *Load) Acks(t *testing.T) []Ack {
+	t.Helper()
+	if l.acks == nil {
+		l.acks = l.read(t)
+	}
+	return l.acks
+}
+
+func (l *Load) read(t *testing.T) (all []Ack) {
 	t.Helper()
 	f, err := os.Open(l.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	last := make(map[int]time.Time)
-	var worst time.Duration
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if !strings.HasPrefix(lines.Text(), "A ") {
 			continue
 		}
-		var partition int
+		var a Ack
 		var offset, seq, crc, nanos int64
-		if _, err := fmt.Sscanf(lines.Text(), "A %d %d %d %d %d", &partition, &offset, &seq, &crc, &nanos); err != nil {
+		if _, err := fmt.Sscanf(lines.Text(), "A %d %d %d %d %d", &a.Partition, &offset, &seq, &crc, &nanos); err != nil {
 			t.Fatalf("%q: %v", lines.Text(), err)
 		}
-		at := time.Unix(0, nanos)
-		if before, ok := last[partition]; ok && at.After(from) && before.After(from.Add(-time.Second)) && before.Before(to) {
-			worst = max(worst, at.Sub(before))
+		a.At = time.Unix(0, nanos)
+		all = append(all, a)
+	}
+	return all
+}
+
+// Gap returns the longest time for which a partition acknowledged nothing, of
+// those that ended behind from and began before to, but not long before from: what
+// came before it is another one's doing. The load has ended.
+func (l *Load) Gap(t *testing.T, from, to time.Time) time.Duration {
+	t.Helper()
+	last := make(map[int32]time.Time)
+	var worst time.Duration
+	for _, a := range l.Acks(t) {
+		if before, ok := last[a.Partition]; ok && a.At.After(from) && before.After(from.Add(-time.Second)) && before.Before(to) {
+			worst = max(worst, a.At.Sub(before))
 		}
-		last[partition] = at
+		last[a.Partition] = a.At
 	}
 	for _, at := range last {
 		if at.Before(to) {

@@ -1,0 +1,77 @@
+package cluster
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/varvelog/varve/test/internal/brokertest"
+	"github.com/varvelog/varve/test/internal/load"
+	"github.com/varvelog/varve/test/internal/netns"
+)
+
+// TestPartition cuts a broker off from the stores, from the other brokers, from
+// the clients, and from all, for longer than the session timeout. Cut off from
+// the stores it acknowledges nothing, and others take over; else it goes on.
+func TestPartition(t *testing.T) {
+	const (
+		timeout = 3 * time.Second // broker.session.timeout.ms
+		cutFor  = 2 * timeout
+		back    = 30 * time.Second // a connection that was cut finds out as TCP repeats, and by its deadline
+	)
+	net := netns.Run(t, brokers)
+	if net == nil {
+		return
+	}
+	s3, dynamodb := farAway(t, netns.Store)
+	place := onAWS(s3.URL, dynamodb.URL, "broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=500")
+	w := start(t, func(id int) brokertest.Options {
+		o := place(id)
+		o.Under, o.Host = net.Under(id), netns.Host(id)
+		return o
+	})
+	cluster := statusOf(place)
+	peers := func(id int) (all []string) {
+		for i := range brokers {
+			all = append(all, netns.Host(i+1))
+		}
+		return slices.DeleteFunc(all, func(a string) bool { return a == netns.Host(id) })
+	}
+	for _, c := range []struct {
+		what  string
+		id    int
+		from  []string
+		store bool // is cut off
+	}{
+		{"no stores", 1, []string{netns.Store}, true},
+		{"no other brokers", 2, peers(2), false},
+		{"no clients", 3, []string{netns.Clients}, false},
+		{"nobody", 1, append(peers(1), netns.Store, netns.Clients), true},
+	} {
+		before := cluster.balanced(w)[c.id]
+		had := w.group.leads(c.id)
+		w.harm(c.what, cutFor+back, func() {
+			for _, a := range c.from {
+				net.Cut(netns.Host(c.id), a)
+			}
+			begin := time.Now()
+			load.Wait(t, cutFor)
+			now := cluster.brokers(t)[c.id]
+			if c.store {
+				w.silent(c.what, begin.Add(timeout/6), begin.Add(timeout*3/4), had...) // others take over later
+			}
+			if lives := now == before; lives == c.store {
+				t.Errorf("%s: the broker was %+v and is %+v", c.what, before, now)
+			}
+			for _, a := range c.from {
+				net.Heal(netns.Host(c.id), a)
+			}
+			w.until(c.what+": the broker is back", back, func() bool {
+				now := cluster.brokers(t)[c.id]
+				return now.Slots > 0 && (now.Session != before.Session) == c.store
+			})
+			t.Logf("%s: back after %s", c.what, time.Since(begin.Add(cutFor)).Round(100*time.Millisecond))
+		})
+	}
+	w.finish()
+}

@@ -1,0 +1,92 @@
+package cluster
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/varvelog/varve/test/internal/awstest"
+	"github.com/varvelog/varve/test/internal/load"
+	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/s3store"
+	"github.com/varvelog/varve/tiering/wal"
+)
+
+// TestZombie stops a broker until its slots are others' and all that it had written is
+// swept. When it goes on, nothing that it still writes counts, and it begins a new session.
+func TestZombie(t *testing.T) {
+	const stopped = 30 * time.Second
+	s3, dynamodb := farAway(t, loopback)
+	place := onAWS(s3.URL, dynamodb.URL, "wal.checkpoint.objects=32", "sweep.interval.ms=1000", "log.segment.delete.delay.ms=1000")
+	w := start(t, place)
+	load.Wait(t, settled)
+	b, bucket := w.brokers[0], openBucket(t, s3.URL, place)
+	cluster := statusOf(place)
+	before := cluster.balanced(w)[1]
+	var mine map[string]bool
+	w.harm("SIGSTOP", afterPause, func() {
+		b.Signal(t, syscall.SIGSTOP)
+		end := time.Now().Add(stopped)
+		load.Wait(t, time.Second) // what was on its way lands
+		if mine = walOf(t, bucket, 1); len(mine) == 0 {
+			t.Fatal("the broker has written nothing")
+		}
+		w.until("the broker's WAL is swept", stopped, func() bool { return !overlap(walOf(t, bucket, 1), mine) })
+		t.Logf("%d WAL objects were swept %s before SIGCONT", len(mine), time.Until(end).Round(time.Second))
+		load.Wait(t, time.Until(end))
+	})
+	if len(walOf(t, bucket, 1)) == 0 {
+		t.Error("the seal went with the WAL")
+	}
+	w.harm("SIGCONT", afterMove, func() {
+		b.Signal(t, syscall.SIGCONT)
+		w.until("the broker is back", 20*time.Second, func() bool {
+			now := cluster.brokers(t)[1]
+			return now.Slots > 0 && now.Session != before.Session
+		})
+	})
+	w.finish()
+	w.until("what the broker wrote again is swept", time.Minute, func() bool { return !overlap(walOf(t, bucket, 1), mine) })
+}
+
+// openBucket opens the bucket of brokers on AWS.
+func openBucket(t *testing.T, s3 string, place where) objstore.Store {
+	t.Helper()
+	store, err := s3store.New(awstest.Config(s3), s3store.Options{Bucket: place(1).Args[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// walOf returns the keys of all WAL objects and seals of a broker.
+func walOf(t *testing.T, bucket objstore.Store, broker int32) map[string]bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	keys := make(map[string]bool)
+	for after, more := "", true; more; {
+		page, err := bucket.List(ctx, wal.KeyPrefix, after, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range page {
+			if origin, ok := wal.ParseKey(o.Key); ok && origin.Broker == broker {
+				keys[o.Key] = true
+			}
+			after = o.Key
+		}
+		more = len(page) == 1000
+	}
+	return keys
+}
+
+func overlap(a, b map[string]bool) bool {
+	for key := range a {
+		if b[key] {
+			return true
+		}
+	}
+	return false
+}

@@ -122,16 +122,6 @@ func (w *world) harm(what string, limit time.Duration, do func()) {
 	w.harms = append(w.harms, harmed{what, from, time.Now(), limit})
 }
 
-// until waits for a condition.
-func (w *world) until(what string, limit time.Duration, done func() bool) {
-	w.t.Helper()
-	for begin := time.Now(); !done(); load.Wait(w.t, 50*time.Millisecond) {
-		if time.Since(begin) > limit {
-			w.t.Fatalf("not within %s: %s", limit, what)
-		}
-	}
-}
-
 // finish ends the load and checks everything.
 func (w *world) finish() {
 	w.t.Helper()

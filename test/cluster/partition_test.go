@@ -17,7 +17,6 @@ func TestPartition(t *testing.T) {
 	const (
 		timeout = 3 * time.Second // broker.session.timeout.ms
 		cutFor  = 2 * timeout
-		back    = 30 * time.Second // a connection that was cut finds out as TCP repeats, and by its deadline
 	)
 	net := netns.Run(t, brokers)
 	if net == nil {
@@ -30,7 +29,6 @@ func TestPartition(t *testing.T) {
 		o.Under, o.Host = net.Under(id), netns.Host(id)
 		return o
 	})
-	cluster := statusOf(place)
 	peers := func(id int) (all []string) {
 		for i := range brokers {
 			all = append(all, netns.Host(i+1))
@@ -48,15 +46,15 @@ func TestPartition(t *testing.T) {
 		{"no clients", 3, []string{netns.Clients}, false},
 		{"nobody", 1, append(peers(1), netns.Store, netns.Clients), true},
 	} {
-		before := cluster.balanced(w)[c.id]
+		before := w.balanced()[c.id]
 		had := w.group.leads(c.id)
-		w.harm(c.what, cutFor+back, func() {
+		w.harm(c.what, cutFor+timeout, func() {
 			for _, a := range c.from {
 				net.Cut(netns.Host(c.id), a)
 			}
 			begin := time.Now()
 			load.Wait(t, cutFor)
-			now := cluster.brokers(t)[c.id]
+			now := w.status()[c.id]
 			if c.store {
 				w.silent(c.what, begin.Add(timeout/6), begin.Add(timeout*3/4), had...) // others take over later
 			}
@@ -66,8 +64,8 @@ func TestPartition(t *testing.T) {
 			for _, a := range c.from {
 				net.Heal(netns.Host(c.id), a)
 			}
-			w.until(c.what+": the broker is back", back, func() bool {
-				now := cluster.brokers(t)[c.id]
+			eventually(t, c.what+": the broker is back", func() bool {
+				now := w.status()[c.id]
 				return now.Slots > 0 && (now.Session != before.Session) == c.store
 			})
 			t.Logf("%s: back after %s", c.what, time.Since(begin.Add(cutFor)).Round(100*time.Millisecond))

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/varvelog/varve/test/internal/awstest"
 	"github.com/varvelog/varve/test/internal/brokertest"
 )
 
@@ -37,12 +38,12 @@ const (
 	recheck = 3 * time.Second
 )
 
-func startRacks(t *testing.T, place brokertest.Options) *racks {
+func startRacks(t *testing.T, place where) *racks {
 	t.Helper()
 	r := &racks{t: t, topic: strings.ToLower(t.Name())}
 	for i, rack := range rackNames {
-		o := place
-		o.Args = append(slices.Clone(place.Args), "--id", strconv.Itoa(i+1), "--rack", rack)
+		o := place(i + 1)
+		o.Args = append(slices.Clone(o.Args), "--id", strconv.Itoa(i+1), "--rack", rack)
 		o.Settings = []string{"wal.checkpoint.objects=64", "log.segment.bytes=1048576", "group.initial.rebalance.delay.ms=0"}
 		r.brokers = append(r.brokers, brokertest.StartWith(t, o))
 	}
@@ -208,9 +209,9 @@ func (rd *reader) count() (n int) {
 func TestRacks(t *testing.T) { testRacks(t, onFiles(t)) }
 
 // TestRacksAWS is TestRacks on S3 and DynamoDB.
-func TestRacksAWS(t *testing.T) { testRacks(t, onAWS(t)) }
+func TestRacksAWS(t *testing.T) { testRacks(t, onAWS(awstest.VersityGW(t), awstest.DynamoDBLocal(t))) }
 
-func testRacks(t *testing.T, place brokertest.Options) {
+func testRacks(t *testing.T, place where) {
 	r := startRacks(t, place)
 	r.checkMetadata()
 	r.produce(6000)

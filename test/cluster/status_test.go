@@ -1,20 +1,8 @@
 package cluster
 
-import (
-	"context"
-	"encoding/json"
-	"os"
-	"os/exec"
-	"testing"
-	"time"
+import "encoding/json"
 
-	"github.com/varvelog/varve/test/internal/brokertest"
-)
-
-// status asks what `varve cluster status` says of brokers on AWS.
-type status struct{ place, env []string }
-
-// row is a broker.
+// row is what `varve cluster status` says of a broker.
 type row struct {
 	ID            int
 	Session       int64
@@ -22,25 +10,12 @@ type row struct {
 	Slots, Target int
 }
 
-func statusOf(place where) status {
-	o := place(1)
-	return status{o.Args[:4], o.Env} // bucket and table
-}
-
-// brokers returns the brokers that there are, by id.
-func (s status) brokers(t *testing.T) map[int]row {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, brokertest.Binary(t), append([]string{"cluster", "status", "--json"}, s.place...)...)
-	cmd.Env = append(os.Environ(), s.env...)
-	out, err := cmd.Output()
+// status returns the brokers that there are, by id.
+func (w *world) status() map[int]row {
+	w.t.Helper()
 	var all struct{ Brokers []row }
-	if err == nil {
-		err = json.Unmarshal(out, &all)
-	}
-	if err != nil {
-		t.Fatalf("cluster status: %v\n%s", err, out)
+	if out := w.brokers[0].Varve(w.t, "cluster", "status", "--json"); json.Unmarshal([]byte(out), &all) != nil {
+		w.t.Fatalf("cluster status: %s", out)
 	}
 	byID := make(map[int]row)
 	for _, r := range all.Brokers {
@@ -50,10 +25,10 @@ func (s status) brokers(t *testing.T) map[int]row {
 }
 
 // balanced waits until each broker has the slots that it should have.
-func (s status) balanced(w *world) (byID map[int]row) {
+func (w *world) balanced() (byID map[int]row) {
 	w.t.Helper()
-	w.until("the brokers are in balance", 30*time.Second, func() bool {
-		byID = s.brokers(w.t)
+	eventually(w.t, "the brokers are in balance", func() bool {
+		byID = w.status()
 		for _, r := range byID {
 			if r.State != "live" || r.Slots != r.Target {
 				return false

@@ -22,8 +22,7 @@ func TestZombie(t *testing.T) {
 	w := start(t, place)
 	load.Wait(t, settled)
 	b, bucket := w.brokers[0], openBucket(t, s3.URL, place)
-	cluster := statusOf(place)
-	before := cluster.balanced(w)[1]
+	before := w.balanced()[1]
 	var mine map[string]bool
 	w.harm("SIGSTOP", afterPause, func() {
 		b.Signal(t, syscall.SIGSTOP)
@@ -32,7 +31,7 @@ func TestZombie(t *testing.T) {
 		if mine = walOf(t, bucket, 1); len(mine) == 0 {
 			t.Fatal("the broker has written nothing")
 		}
-		w.until("the broker's WAL is swept", stopped, func() bool { return !overlap(walOf(t, bucket, 1), mine) })
+		eventually(t, "the broker's WAL is swept", func() bool { return !overlap(walOf(t, bucket, 1), mine) })
 		t.Logf("%d WAL objects were swept %s before SIGCONT", len(mine), time.Until(end).Round(time.Second))
 		load.Wait(t, time.Until(end))
 	})
@@ -41,13 +40,13 @@ func TestZombie(t *testing.T) {
 	}
 	w.harm("SIGCONT", afterMove, func() {
 		b.Signal(t, syscall.SIGCONT)
-		w.until("the broker is back", 20*time.Second, func() bool {
-			now := cluster.brokers(t)[1]
+		eventually(t, "the broker is back", func() bool {
+			now := w.status()[1]
 			return now.Slots > 0 && now.Session != before.Session
 		})
 	})
 	w.finish()
-	w.until("what the broker wrote again is swept", time.Minute, func() bool { return !overlap(walOf(t, bucket, 1), mine) })
+	eventually(t, "what the broker wrote again is swept", func() bool { return !overlap(walOf(t, bucket, 1), mine) })
 }
 
 // openBucket opens the bucket of brokers on AWS.

@@ -112,9 +112,11 @@ func (b *Broker) Varve(t testing.TB, args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, b.bin, append(args, b.where...)...)
 	cmd.Env = b.env
-	out, err := cmd.CombinedOutput()
+	var warnings strings.Builder
+	cmd.Stderr = &warnings
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("varve %v: %v\n%s", args, err, out)
+		t.Fatalf("varve %v: %v\n%s%s", args, err, out, &warnings)
 	}
 	return string(out)
 }

@@ -129,6 +129,28 @@ func TestTurn(t *testing.T) {
 	})
 }
 
+// A pass that begins in the middle of a segment does not see the end of a
+// transaction before it: its producer's next one is not taken for aborted.
+func TestBeginsBehindAnAbort(t *testing.T) {
+	r := newRig(t.Context(), t, nil)
+	at := time.Now().UnixMilli()
+	r.produce(record.None, 101, at, kv{text("a"), nil})
+	r.marker(101, false)
+	r.produce(record.LZ4, -1, at, kv{text("k"), text("old")}) // in a frame of its own
+	r.produce(record.LZ4, 100, at, kv{text("z"), text("open")})
+	r.produce(record.LZ4, 101, at, kv{text("k"), text("new")})
+	r.seal()
+	if n := r.turn(); n != 1 {
+		t.Errorf("%d passes up to the open transaction", n)
+	}
+	r.marker(101, true)
+	r.marker(100, true)
+	r.produce(record.None, -1, at, kv{text("q"), text("q")})
+	r.seal()
+	r.turn()
+	r.check()
+}
+
 // Only one at a time; and a topic that is not compacted stays as it is.
 func TestLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -77,7 +77,7 @@ func (p *pass) gather(ctx context.Context, d Decision) error {
 		if seg.End <= d.From || seg.Base >= p.rules.end || seg.Key == "" {
 			continue
 		}
-		if err := p.learn(ctx, i, p.txns); err != nil {
+		if err := p.learn(ctx, i, d.From, p.txns); err != nil {
 			return err
 		}
 		err := p.src.batches(ctx, seg, d.From, func(b []byte) error { return p.note(b, d.From, &f) })
@@ -118,10 +118,11 @@ func (p *pass) note(b []byte, from kafka.Offset, f *record.Filter) error {
 	return err
 }
 
-// learn tells t of the aborted transactions that have records in an entry. One
-// is listed where its marker lies; what ends behind a last stable offset began
-// behind it.
-func (p *pass) learn(ctx context.Context, i int, t *txns) error {
+// learn tells t of the aborted transactions that have records in an entry and
+// end at from or behind it: where batches are read from there on, the markers of
+// others are not seen. One is listed where its marker lies; what ends behind a
+// last stable offset began behind it.
+func (p *pass) learn(ctx context.Context, i int, from kafka.Offset, t *txns) error {
 	seg := p.segs[i]
 	for j := range p.endings {
 		if j < i {
@@ -142,7 +143,7 @@ func (p *pass) learn(ctx context.Context, i int, t *txns) error {
 			p.endings[j] = e
 		}
 		t.add(slices.DeleteFunc(slices.Clone(e.aborted), func(a bundle.AbortedTxn) bool {
-			return a.FirstOffset >= seg.End || a.LastOffset < seg.Base
+			return a.FirstOffset >= seg.End || a.LastOffset < max(seg.Base, from)
 		}))
 		if e.stable >= seg.End {
 			break
@@ -233,7 +234,7 @@ func (p *pass) clean(ctx context.Context, i int, g []catalog.Segment, c *cleaner
 		if seg.Key == "" {
 			continue
 		}
-		if err := p.learn(ctx, i+j, c.txns); err != nil {
+		if err := p.learn(ctx, i+j, seg.Base, c.txns); err != nil {
 			return err
 		}
 		err := p.src.batches(ctx, seg, seg.Base, func(b []byte) error {

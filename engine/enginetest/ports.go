@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -41,9 +42,27 @@ type fault struct {
 type faults struct {
 	dice *dice
 
-	mu   sync.Mutex
-	calm bool      // no more faults
-	down time.Time // both stores fail until then
+	mu    sync.Mutex
+	calm  bool           // no more faults
+	down  time.Time      // both stores fail until then
+	calls map[string]int // so far, by operation
+}
+
+// tally counts a call.
+func (f *faults) tally(op string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.calls == nil {
+		f.calls = make(map[string]int)
+	}
+	f.calls[op]++
+}
+
+// counted returns the calls so far, by operation.
+func (f *faults) counted() map[string]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.calls)
 }
 
 // settle ends all faults.
@@ -75,6 +94,7 @@ func (f *faults) isDown() bool {
 // next decides one call. Reads, of which a start makes hundreds, fail less
 // often than writes.
 func (f *faults) next(op string, write, busy bool) fault {
+	f.tally(op)
 	out := fault{before: latency + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
 	switch {
 	case f.isCalm(), !write && f.dice.below(op, 50) > 0 && !f.isDown():

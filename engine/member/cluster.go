@@ -1,6 +1,7 @@
 package member
 
 import (
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -26,26 +27,48 @@ type Cluster struct {
 	leaving []catalog.SessionID
 	owners  []catalog.Owner
 	targets []catalog.SessionID // nil: nobody lives
+	nodes   []Node
+	pins    map[kafka.Slot]int32
 }
 
 // NewCluster returns the cluster of so many slots that a snapshot shows.
 func NewCluster(m *catalog.Members, slots int) *Cluster {
 	c := &Cluster{owners: m.Owners(slots)}
 	placement := m.Placement()
-	var nodes []Node
+	c.pins = placement.Pins
 	for _, s := range m.Live() {
 		c.live = append(c.live, s.ID)
 		if s.Leaving {
 			c.leaving = append(c.leaving, s.ID)
 		}
-		nodes = append(nodes, Node{s.ID, s.Rack, s.Leaving || slices.Contains(placement.Drained, s.ID.Broker)})
+		c.nodes = append(c.nodes, Node{s.ID, s.Rack, s.Leaving || slices.Contains(placement.Drained, s.ID.Broker)})
 		if b, ok := brokerOf(s); ok {
 			c.Brokers = slices.DeleteFunc(c.Brokers, func(older Broker) bool { return older.ID == b.ID })
 			c.Brokers = append(c.Brokers, b)
 		}
 	}
-	c.targets = Assign(nodes, c.owners, placement.Pins)
+	where := maps.Clone(placement.Moves)
+	if where == nil {
+		where = make(map[kafka.Slot]int32)
+	}
+	maps.Copy(where, placement.Pins)
+	c.targets = Assign(c.nodes, c.owners, where)
 	return c
+}
+
+// Settled tells whether all slots are where they should be.
+func (c *Cluster) Settled() bool {
+	for s, o := range c.owners {
+		if to, ok := c.Target(kafka.Slot(s)); !ok || o.Epoch < 0 || o.Session != to {
+			return false
+		}
+	}
+	return true
+}
+
+// Rebalance returns the slots that should change places for their load.
+func (c *Cluster) Rebalance(load map[catalog.SessionID]catalog.Load) map[kafka.Slot]int32 {
+	return Rebalance(c.nodes, c.owners, c.pins, load)
 }
 
 // Addr returns the host:port at which a broker is reached.

@@ -62,6 +62,7 @@ func (l *Log) Durable(key string, s bundle.Slice) {
 		d.since = time.Now()
 	}
 	d.hot.push(e)
+	l.traffic.Add(e.Len)
 	l.publish()
 }
 

@@ -103,6 +103,7 @@ type Log struct {
 	logStart  atomic.Int64 // only grows
 	hw        atomic.Int64
 	hotSlices atomic.Int64
+	traffic   atomic.Int64 // bytes made durable and read
 }
 
 var _ wal.Target = (*Log)(nil)
@@ -139,6 +140,9 @@ func (l *Log) Slot() kafka.Slot { return l.o.Slot }
 
 // Config returns the topic's configuration of the moment.
 func (l *Log) Config() config.Topic { return l.o.Config() }
+
+// Traffic returns the bytes that were made durable and read here so far.
+func (l *Log) Traffic() int64 { return l.traffic.Load() }
 
 // Epoch returns the leader epoch.
 func (l *Log) Epoch() kafka.LeaderEpoch { return l.o.Epoch }

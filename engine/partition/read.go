@@ -58,13 +58,17 @@ func (l *Log) source() source { return source{l.o.TP, l.o.Cache, l.o.Cold, l.o.M
 // with; kafka.KafkaStorageError, wrapped, when the bytes are not where the
 // catalogue says; others, and ctx's, wrapped.
 func (l *Log) Read(ctx context.Context, from kafka.Offset, limit int, iso kafka.Isolation, a *objcache.Arena) (Result, error) {
-	return l.source().read(ctx, from, limit, iso, a, func(from kafka.Offset, max int64) (view, error) {
+	res, err := l.source().read(ctx, from, limit, iso, a, func(from kafka.Offset, max int64) (view, error) {
 		v, err := l.resolve(from, max, iso)
 		if err == nil {
 			err = l.learnMarks(ctx, v.slices)
 		}
 		return v, err
 	})
+	for _, b := range res.Bufs {
+		l.traffic.Add(int64(len(b)))
+	}
+	return res, err
 }
 
 // read reads what resolve finds from an offset on, and has it look anew after

@@ -83,6 +83,9 @@ func (h *heart) once(ctx context.Context) error {
 	}
 	if oldest := m.wal.OldestWaiting(); oldest.IsZero() || time.Since(oldest) < m.o.Config().SessionTimeout {
 		h.beat.Applied, h.beat.WALNext, h.beat.Refused = m.applied.Load(), m.wal.Position().Next, h.watch.Refusing()
+		if load := m.load.Load(); load != nil {
+			h.beat.Load = *load
+		}
 		next, err := m.o.Catalog.Renew(ctx, h.beat)
 		h.beat = next
 		if err != nil {

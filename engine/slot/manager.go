@@ -34,7 +34,8 @@ type Manager struct {
 	renew    chan struct{}            // one token: beat renews at once
 	looked   atomic.Int64             // when Arrives has read the feed last, in Unix nanoseconds
 	left     atomic.Bool              // the session ends by itself
-	done     chan struct{}            // closed when Run has ended
+	load     atomic.Pointer[catalog.Load]
+	done     chan struct{} // closed when Run has ended
 
 	fenced map[catalog.SessionID]time.Time // own's: when sessions were first seen fenced
 
@@ -168,6 +169,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return m.keeper.run(ctx, stop) })
 	g.Go(func() error { return m.follow(ctx, stop) })
+	g.Go(func() error { return m.spread(ctx, stop) })
 	g.Go(func() error { return m.own(ctx, stop) })
 	g.Go(func() error { return m.beat(ctx, stop) })
 	err := g.Wait()

@@ -12,7 +12,7 @@
 //	Begin ─▶ fence, seal, record own predecessors ─▶ new session ─▶ turn
 //	turn  ─▶ finish what others have fenced ─▶ take what is nobody's and should be mine ─▶ recover, open what is mine
 //	Run   ─▶ WAL writer │ beat: renew, watch, suspect │ owner: fence, turn │ keeper: seal segments → checkpoint → commit
-//	         slots → trim; hand over │ follow: open and close logs as topics come and go
+//	         slots → trim; hand over │ follow: open and close logs as topics come and go │ spread: balance by load
 //	Leave ─▶ hand over ─▶ flush ─▶ checkpoint ─▶ own seal ─▶ record
 //
 // A slot is held here between being opened and being given away:

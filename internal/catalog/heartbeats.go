@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
 )
 
@@ -16,7 +17,20 @@ type Heartbeat struct {
 	Applied int64       // the newest change of the feed that the session acts on
 	WALNext int64       // of its WAL: what it appends from now on lies there or behind
 	Refused []SessionID // whose connections it sees refused
+	Load    Load
 	item    meta.Item
+}
+
+// Load is what a session's slots are asked for: bytes a second, appended and read.
+type Load struct {
+	Total int64      `json:"total,omitempty"`
+	Hot   []SlotLoad `json:"hot,omitempty"` // the busiest, busiest first
+}
+
+// SlotLoad is what one slot is asked for.
+type SlotLoad struct {
+	Slot kafka.Slot `json:"slot"`
+	Rate int64      `json:"rate"` // bytes a second
 }
 
 const heartbeatsPK = "heartbeats"
@@ -32,7 +46,7 @@ func (h Heartbeat) attrs() meta.Attrs {
 	}
 	return meta.Attrs{
 		"v": format, "broker": int64(h.Session.Broker), "epoch": h.Session.Epoch, "counter": h.Counter,
-		"applied": h.Applied, "wal_next": h.WALNext, "refused": jsonText(refused),
+		"applied": h.Applied, "wal_next": h.WALNext, "refused": jsonText(refused), "load": jsonText(h.Load),
 	}
 }
 
@@ -45,6 +59,9 @@ func heartbeatOf(item meta.Item) (Heartbeat, error) {
 		Applied: f.int("applied"), WALNext: f.int("wal_next"), item: bare(item),
 	}
 	f.json("refused", &h.Refused)
+	if _, ok := item.Attrs["load"]; ok { // not before it was told
+		f.json("load", &h.Load)
+	}
 	return h, f.err
 }
 

@@ -181,10 +181,12 @@ func (c *Catalog) loadMembers(ctx context.Context) (*Members, error) {
 	return m, nil
 }
 
-// Placement is what operators ask for: it goes before balance.
+// Placement is what operators ask for, which goes before balance, and what
+// balance by load does.
 type Placement struct {
 	Drained []int32              `json:"drained,omitempty"` // brokers that should own nothing
 	Pins    map[kafka.Slot]int32 `json:"pins,omitempty"`    // slots that should be with a broker
+	Moves   map[kafka.Slot]int32 `json:"moves,omitempty"`   // slots that change places for balance
 }
 
 func (c *Catalog) placement(ctx context.Context) (meta.Item, Placement, error) {

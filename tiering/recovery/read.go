@@ -18,8 +18,8 @@ import (
 const callTimeout = 30 * time.Second
 
 // settleReads is how many newest segments are asked for at a time: a remote
-// catalogue takes some milliseconds for each.
-const settleReads = 32
+// catalogue takes some milliseconds for each, and a takeover may be of thousands.
+const settleReads = 128
 
 // ErrInconsistent is the error, wrapped, of what was read well and does not
 // fit together: reading it again does not help.

@@ -1,0 +1,106 @@
+package slot
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/varvelog/varve/engine/member"
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+)
+
+const (
+	samplePeriod = 10 * time.Second // of what slots are asked for
+	stepSamples  = 6                // samples between two steps of balance by load
+)
+
+// spread measures what the session's slots are asked for, which its heartbeats
+// tell, and, as the first on the ring of live sessions, has slots change places
+// where that is uneven, until stop closes (nil) or ctx ends. That two take
+// themselves for the first, or none does, only costs or saves moves.
+func (m *Manager) spread(ctx context.Context, stop <-chan struct{}) error {
+	tick := time.NewTicker(samplePeriod)
+	defer tick.Stop()
+	rates := rates{seen: make(map[kafka.TopicPartition]int64), rate: make(map[kafka.Slot]int64)}
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-stop:
+			return nil
+		case <-tick.C:
+		}
+		load := rates.sample(m)
+		m.load.Store(&load)
+		if n%stepSamples != 0 {
+			continue
+		}
+		if err := m.step(ctx); err != nil && ctx.Err() == nil {
+			m.o.Logger.Warn("balance by load", "err", err)
+		}
+	}
+}
+
+// rates are what slots are asked for, halved with each sample that finds nothing.
+type rates struct {
+	seen map[kafka.TopicPartition]int64 // traffic at the last sample
+	rate map[kafka.Slot]int64
+}
+
+func (r *rates) sample(m *Manager) catalog.Load {
+	now, fresh := make(map[kafka.TopicPartition]int64, len(r.seen)), make(map[kafka.Slot]int64)
+	for _, l := range m.set.All() {
+		n := l.Traffic()
+		now[l.TP()] = n
+		if before, ok := r.seen[l.TP()]; ok && n > before { // one that was opened again begins at 0
+			fresh[l.Slot()] += n - before
+		}
+	}
+	next := make(map[kafka.Slot]int64)
+	for s, n := range r.rate {
+		next[s] = n / 2
+	}
+	for s, n := range fresh {
+		next[s] += n / int64(samplePeriod/time.Second) / 2
+	}
+	maps.DeleteFunc(next, func(s kafka.Slot, n int64) bool {
+		_, mine := m.Slot(s)
+		return n == 0 || !mine
+	})
+	r.seen, r.rate = now, next
+	return member.NewLoad(next)
+}
+
+// step asks for what would make the brokers' loads more even, when nothing is on its way.
+func (m *Manager) step(ctx context.Context) error {
+	c := m.o.View.Now()
+	live := c.Live()
+	if len(live) < 2 || live[0] != m.session.ID || !c.Settled() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	beats, err := m.o.Catalog.Heartbeats(ctx)
+	if err != nil {
+		return err
+	}
+	load := make(map[catalog.SessionID]catalog.Load)
+	for _, b := range beats {
+		if slices.Contains(live, b.Session) {
+			load[b.Session] = b.Load
+		}
+	}
+	moves := c.Rebalance(load)
+	if len(moves) == 0 && len(m.o.Catalog.Members().Placement().Moves) == 0 {
+		return nil
+	}
+	m.o.Logger.Info("slots change places for balance", "moves", moves)
+	err = m.o.Catalog.AlterPlacement(ctx, func(p *catalog.Placement) { p.Moves = moves })
+	if errors.Is(err, catalog.ErrUnknown) {
+		return nil // seen in the next step
+	}
+	return err
+}

@@ -45,7 +45,9 @@ const (
 	leaveTimeout = 60 * time.Second
 	// handOverTimeout bounds what a leaving broker gives for handing over; others take the rest behind its seal.
 	handOverTimeout = 20 * time.Second
-	rejoinDelay     = 200 * time.Millisecond
+	// farewell is how long it serves after that: who asks for what it had is told who has it now.
+	farewell    = time.Second
+	rejoinDelay = 200 * time.Millisecond
 )
 
 // Options are a broker's ports and place. All but CacheDisk, Registry and Ready are required.
@@ -267,12 +269,21 @@ func (b *Broker) begin(ctx context.Context) (*slot.Manager, error) {
 	return m, slot.Persist(ctx, b.o.Logger, "open logs", func() error { return m.Reconcile(ctx) })
 }
 
-// handOver gives the slots to those who live on.
+// handOver gives the slots to those who live on, and lets clients hear of it:
+// who finds the door shut asks for metadata first, which it may do only so often.
 func (b *Broker) handOver(ctx context.Context, m *slot.Manager) {
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
+	had := len(m.Owned())
 	if err := m.HandOver(ctx); err != nil {
 		b.o.Logger.Warn("hand slots over before leaving", "err", err)
+	}
+	if had == 0 || len(m.Owned()) > 0 {
+		return
+	}
+	select {
+	case <-time.After(farewell):
+	case <-ctx.Done():
 	}
 }
 

@@ -87,6 +87,17 @@ func (w *Watch) Observe(now time.Time, live []catalog.SessionID, beats map[catal
 	return slices.DeleteFunc(ring(dead), func(id catalog.SessionID) bool { return !slices.Contains(watched, id) })
 }
 
+// Due returns when the next session will have stood still for the timeout, if
+// it goes on so; the zero time where none will. A read then finds out at once.
+func (w *Watch) Due(now time.Time) (at time.Time) {
+	for _, p := range w.peers {
+		if due := p.since.Add(w.Timeout); due.After(now) && (at.IsZero() || due.Before(at)) {
+			at = due
+		}
+	}
+	return at
+}
+
 func (w *Watch) take(now time.Time, live []catalog.SessionID, beats map[catalog.SessionID]Beat) {
 	if w.peers == nil {
 		w.peers = make(map[catalog.SessionID]*peer)

@@ -95,6 +95,23 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestDue: a read at the moment that is named suspects, one before does not.
+func TestDue(t *testing.T) {
+	s := newScene(3)
+	for range 5 {
+		s.second(true, 2)
+	}
+	for _, c := range []struct {
+		sooner time.Duration
+		who    []catalog.SessionID
+	}{{time.Millisecond, nil}, {0, []catalog.SessionID{session(2)}}} {
+		at := s.w.Due(s.now).Add(-c.sooner)
+		if diff := cmp.Diff(c.who, s.w.Observe(at, s.live, s.beats)); diff != "" {
+			t.Errorf("%s sooner: %s", c.sooner, diff)
+		}
+	}
+}
+
 func TestOneAtATime(t *testing.T) {
 	s := newScene(4)
 	s.until(60, true, 2, 3)

@@ -34,8 +34,9 @@ func (m *Manager) look() {
 	}
 }
 
-// beat renews the heartbeat and looks at the others' each interval, and as soon
-// as there is something to tell, until stop closes (nil), the session is found
+// beat renews the heartbeat each interval, and as soon as there is something to
+// tell, and looks at the others' twice as often, so that a counter is taken to
+// stand still from soon behind its last renewal; until stop closes (nil), the session is found
 // ended (wal.ErrFenced) or ctx ends. Whom it suspects it tells own.
 func (m *Manager) beat(ctx context.Context, stop <-chan struct{}) error {
 	cfg := m.o.Config()
@@ -44,10 +45,10 @@ func (m *Manager) beat(ctx context.Context, stop <-chan struct{}) error {
 		watch: member.Watch{Self: m.session.ID, Timeout: cfg.SessionTimeout}, probes: newProbes(m),
 	}
 	defer h.probes.stop()
-	tick := time.NewTicker(cfg.HeartbeatInterval)
+	tick := time.NewTicker(cfg.HeartbeatInterval / 2)
 	defer tick.Stop()
-	for {
-		err := h.once(ctx)
+	for renew := true; ; renew = !renew {
+		err := h.once(ctx, renew)
 		if errors.Is(err, catalog.ErrFenced) && !m.left.Load() {
 			return wal.ErrFenced
 		}
@@ -61,7 +62,10 @@ func (m *Manager) beat(ctx context.Context, stop <-chan struct{}) error {
 			return nil
 		case <-tick.C:
 			continue
+		case <-h.overdue():
+			continue
 		case <-m.renew:
+			renew = false // then the next one does
 		}
 		select {
 		case <-ctx.Done():
@@ -71,8 +75,19 @@ func (m *Manager) beat(ctx context.Context, stop <-chan struct{}) error {
 	}
 }
 
-// once renews the own heartbeat, reads the others' and suspects.
-func (h *heart) once(ctx context.Context) error {
+// overdue returns what tells when a session will have stood still for long
+// enough: not to wait for the next tick then makes a takeover up to an interval faster.
+func (h *heart) overdue() <-chan time.Time {
+	now := time.Now()
+	at := h.watch.Due(now)
+	if at.IsZero() {
+		return nil
+	}
+	return time.After(at.Sub(now))
+}
+
+// once renews the own heartbeat, if it should, reads the others' and suspects.
+func (h *heart) once(ctx context.Context, renew bool) error {
 	m := h.m
 	ctx, cancel := context.WithTimeout(ctx, m.o.Config().SessionTimeout)
 	defer cancel()
@@ -81,7 +96,7 @@ func (h *heart) once(ctx context.Context) error {
 	for id, refused := range seen {
 		h.watch.Refused(id, refused)
 	}
-	if oldest := m.wal.OldestWaiting(); oldest.IsZero() || time.Since(oldest) < m.o.Config().SessionTimeout {
+	if oldest := m.wal.OldestWaiting(); renew && (oldest.IsZero() || time.Since(oldest) < m.o.Config().SessionTimeout) {
 		h.beat.Applied, h.beat.WALNext, h.beat.Refused = m.applied.Load(), m.wal.Position().Next, h.watch.Refusing()
 		if load := m.load.Load(); load != nil {
 			h.beat.Load = *load

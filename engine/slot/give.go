@@ -70,14 +70,14 @@ func (m *Manager) surplus() map[catalog.SessionID][]kafka.Slot {
 // with the exact end of the span. What the commit's outcome leaves open is settled before anything is appended.
 func (k *keeper) give(ctx context.Context, to catalog.Heartbeat, which []kafka.Slot) error {
 	m := k.m
-	slots, logs := m.stop(which)
 	fctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	target, err := m.o.Catalog.Session(fctx, to.Session)
-	if err == nil {
-		err = m.wal.Flush(fctx)
+	if err != nil {
+		return err
 	}
-	if err != nil { // nothing was sent
+	slots, logs := m.stop(which)
+	if err := m.wal.Flush(fctx); err != nil { // nothing was sent
 		m.resume(slots, logs)
 		return err
 	}

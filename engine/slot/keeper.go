@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
@@ -123,8 +124,11 @@ func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 	}
 }
 
-// turn rolls what is due, writes a checkpoint when one is, and sweeps.
+// turn settles tails that were recovered, rolls what is due, writes a checkpoint when one is, and sweeps.
 func (k *keeper) turn(ctx context.Context) error {
+	if err := k.settleTails(ctx); err != nil {
+		return err
+	}
 	var errs []error
 	now, check := time.Now(), k.m.o.Config().RetentionCheckInterval
 	for _, l := range k.m.set.All() {
@@ -182,14 +186,33 @@ func (k *keeper) seal(ctx context.Context, l *partition.Log) error {
 	return nil
 }
 
-// adopt takes up the newest segment that the catalogue has of a log.
+// settleTails takes up what former owners have sealed of tails that were recovered:
+// a takeover does not wait for a read of each partition's segments. A checkpoint does, since
+// in it slices are joined, over the end of a segment as well.
+func (k *keeper) settleTails(ctx context.Context) error {
+	todo := k.m.unsettledTails()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, tp := range todo {
+		if l, ok := k.m.set.Get(tp); ok {
+			g.Go(func() error { return k.adopt(gctx, l) })
+		}
+	}
+	err := g.Wait()
+	if err != nil {
+		k.m.unsettle(todo) // all again
+	}
+	return err
+}
+
+// adopt takes up the newest segment that the catalogue has of a log, if that is news.
 func (k *keeper) adopt(ctx context.Context, l *partition.Log) error {
 	newest, ok, err := k.m.o.Catalog.NewestSegment(ctx, l.TP())
-	if err == nil && !ok {
-		err = catalog.ErrNotFound
-	}
 	if err != nil {
 		return fmt.Errorf("adopt newest segment of %s: %w", l.TP(), err)
+	}
+	if !ok || newest.End <= l.SealedEnd() {
+		return nil
 	}
 	if end := l.Snapshot().State.NextOffset; newest.End > end { // another owner's: the slot is mine no more
 		return fmt.Errorf("adopt newest segment of %s, which ends at %d, the log at %d: %w", l.TP(), newest.End, end, catalog.ErrFenced)
@@ -219,6 +242,10 @@ func (k *keeper) checkpoint(ctx context.Context) (err error) {
 	if cut.Durable == k.checkpointed.Durable && !recovered {
 		return nil
 	}
+	slots := k.m.Owned() // those that come from now on may not be settled
+	if err := k.settleTails(ctx); err != nil {
+		return err
+	}
 	for _, l := range k.m.set.All() {
 		if l.RollDue(time.Now(), ownSegment, k.m.o.Config().RetentionCheckInterval) {
 			if err := k.seal(ctx, l); err != nil {
@@ -226,7 +253,6 @@ func (k *keeper) checkpoint(ctx context.Context) (err error) {
 			}
 		}
 	}
-	slots := k.m.Owned()
 	if len(slots) > 0 {
 		if err := k.commit(ctx, slots, cut); err != nil {
 			return err

@@ -63,10 +63,29 @@ func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*rec
 				cfg = &effective
 			}
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
+			if tails[tp] != nil && len(tails[tp].Hot) > 0 {
+				m.unsettled = append(m.unsettled, tp)
+			}
 			m.openLog(tp, t.Name, *cfg, tails[tp], starts[tp])
 		}
 	}
 	m.tell()
+}
+
+// unsettledTails returns the partitions whose recovered tails are to be settled, and forgets them.
+func (m *Manager) unsettledTails() []kafka.TopicPartition {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	todo := m.unsettled
+	m.unsettled = nil
+	return todo
+}
+
+// unsettle notes partitions again whose tails could not be settled.
+func (m *Manager) unsettle(tps []kafka.TopicPartition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unsettled = append(m.unsettled, tps...)
 }
 
 // openLog opens a partition's log where its slot is held, with the tail that

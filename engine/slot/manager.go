@@ -41,11 +41,12 @@ type Manager struct {
 
 	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it
 
-	mu      sync.Mutex
-	moved   chan struct{}                                          // closed, and another put in its place, when slots come or go
-	slots   map[kafka.Slot]catalog.Slot                            // held, as last committed
-	stopped map[kafka.Slot]catalog.Slot                            // on their way to another session
-	topics  map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
+	mu        sync.Mutex
+	unsettled []kafka.TopicPartition                                 // recovered; what of their tails is sealed already is to be read
+	moved     chan struct{}                                          // closed, and another put in its place, when slots come or go
+	slots     map[kafka.Slot]catalog.Slot                            // held, as last committed
+	stopped   map[kafka.Slot]catalog.Slot                            // on their way to another session
+	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
 }
 
 // Begin begins a session, ends what this broker id left behind, takes the

@@ -81,10 +81,8 @@ func (m *Manager) turn(ctx context.Context) error {
 	if err := m.open(ctx, open); err != nil {
 		return err
 	}
-	for batch := range slices.Chunk(take, moveBatch) {
-		if err := m.take(ctx, batch); err != nil {
-			return err
-		}
+	if err := m.takeAll(ctx, take); err != nil {
+		return err
 	}
 	if n := len(take) + len(open); n > 0 {
 		m.o.Logger.Info("slots taken", "taken", len(take), "given", len(open), "held", len(m.Owned()), "before", before, "took", time.Since(begin))
@@ -125,13 +123,30 @@ func (m *Manager) finish(ctx context.Context) {
 	m.end(ctx, late)
 }
 
-// take takes slots of ended sessions and opens them. That others were faster
-// is no error: the next turn sees it.
-func (m *Manager) take(ctx context.Context, slots []kafka.Slot) error {
+// takeAll takes slots of ended sessions, and opens all together: their partitions
+// lie in the same WAL objects, which are read once.
+func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
+	if len(slots) == 0 {
+		return nil
+	}
 	before, sessions, err := m.read(ctx, slots)
 	if err != nil {
 		return err
 	}
+	var taken []catalog.Slot
+	for batch := range slices.Chunk(before, moveBatch) {
+		next, takeErr := m.take(ctx, batch, sessions)
+		taken = append(taken, next...)
+		if err = takeErr; err != nil {
+			break
+		}
+	}
+	return errors.Join(err, m.install(ctx, taken, sessions))
+}
+
+// take takes slots of ended sessions. That others were faster is no error: the
+// next turn sees it.
+func (m *Manager) take(ctx context.Context, before []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) ([]catalog.Slot, error) {
 	before = slices.DeleteFunc(before, func(s catalog.Slot) bool {
 		return s.Epoch >= 0 && sessions[s.Owner].State != catalog.Sealed
 	})
@@ -142,16 +157,13 @@ func (m *Manager) take(ctx context.Context, slots []kafka.Slot) error {
 		next[i].Spans = append(closeSpans(s.Spans, sessions), catalog.Span{Session: m.session.ID, From: from, To: -1})
 	}
 	if len(next) == 0 {
-		return nil
+		return nil, nil
 	}
 	taken, err := m.o.Catalog.TakeSlots(ctx, m.mine(), sessions, next)
 	if errors.Is(err, catalog.ErrFenced) {
-		return nil
+		return nil, nil
 	}
-	if err != nil {
-		return err
-	}
-	return m.install(ctx, taken, sessions)
+	return taken, err
 }
 
 // open opens slots that the catalogue says are mine: handed over to me, or
@@ -250,12 +262,18 @@ func (m *Manager) install(ctx context.Context, slots []catalog.Slot, sessions ma
 	if len(slots) == 0 {
 		return nil
 	}
-	tails, err := recovery.Read(ctx, patientStore{m.o.Store, m.steps}, m.o.Catalog, replayed(slots, m.session.ID), sessions)
-	if err != nil {
+	var tails map[kafka.TopicPartition]*recovery.Tail
+	var starts map[kafka.TopicPartition]kafka.Offset
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		tails, err = recovery.Read(gctx, patientStore{m.o.Store, m.steps}, m.o.Catalog, replayed(slots, m.session.ID), sessions)
 		return err
-	}
-	starts, err := m.readLogStarts(ctx, slots)
-	if err != nil {
+	})
+	g.Go(func() (err error) {
+		starts, err = m.readLogStarts(gctx, slots)
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	m.hold(slots, tails, starts)

@@ -85,7 +85,7 @@ const (
 	maxCkpts     = 8        // checkpoints a slot names before they are merged
 	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint
 	leaveBytes   = 64 << 20 // of WAL that a leaving session still gathers into a checkpoint
-	moveObjects  = 64       // of WAL behind the newest checkpoint with which a slot is handed over
+	moveObjects  = 16       // of WAL behind the newest checkpoint with which a slot is handed over
 	trimBatch    = 1000     // objects in one delete
 	keeperPeriod = time.Second
 	sweepPeriod  = time.Minute

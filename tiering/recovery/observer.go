@@ -141,6 +141,9 @@ func (o *Observer) readAnew(ctx context.Context, slots []catalog.Slot) error {
 	if err != nil {
 		return err
 	}
+	if err := r.settle(ctx, o.cat); err != nil {
+		return err
+	}
 	o.slots, o.r = slots, r
 	for id, s := range sessions {
 		o.ends[id] = s.SealedAt

@@ -21,14 +21,18 @@ const callTimeout = 30 * time.Second
 // catalogue takes some milliseconds for each, and a takeover may be of thousands.
 const settleReads = 128
 
+// readAhead is how many checkpoints' footers are read at a time.
+const readAhead = 16
+
 // ErrInconsistent is the error, wrapped, of what was read well and does not
 // fit together: reading it again does not help.
 var ErrInconsistent = errors.New("recovery: what is there does not fit together")
 
 var errBehind = fmt.Errorf("%w: a segment ends behind the log's end", ErrInconsistent)
 
-// Read reads what the slots name and returns their partitions' tails. sessions
-// has all that the slots' spans name; where a span is open, the session's WAL is read up to
+// Read reads what the slots name and returns their partitions' tails. The catalogue is not
+// asked for each partition what of it was sealed behind the newest checkpoint: that is in the
+// tail still, all of it, and its owner finds out when there is time. sessions has all that the slots' spans name; where a span is open, the session's WAL is read up to
 // its SealedAt, whatever its state. The topics that are there now, after the slots
 // were read or taken, are what is read of: their snapshot is brought up to date first.
 // Errors: wal.ErrHole for an object that should be there and ErrInconsistent,
@@ -37,6 +41,9 @@ func Read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 	r, err := read(ctx, store, cat, slots, sessions)
 	if err != nil {
 		return nil, err
+	}
+	for _, t := range r.tails {
+		t.Sealed(t.State.SealedEnd) // of what was sealed before, older checkpoints may have a part
 	}
 	return r.tails, nil
 }
@@ -50,12 +57,12 @@ func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 		_, ok := topics.ByID(id)
 		return ok
 	})
+	footers, err := readCheckpoints(ctx, store, slots)
+	if err != nil {
+		return nil, err
+	}
 	for key, ok := r.NextCheckpoint(); ok; key, ok = r.NextCheckpoint() {
-		obj, err := readBundle(ctx, store, key)
-		if err != nil {
-			return nil, fmt.Errorf("recover checkpoint %s: %w", key, err)
-		}
-		if err := r.Checkpoint(key, obj); err != nil {
+		if err := r.Checkpoint(key, footers[key]); err != nil {
 			return nil, err
 		}
 	}
@@ -68,7 +75,7 @@ func read(ctx context.Context, store objstore.Store, cat *catalog.Catalog, slots
 			return nil, err
 		}
 	}
-	return r, r.settle(ctx, cat)
+	return r, nil
 }
 
 // span takes in the footers of a span, up to the session's SealedAt.
@@ -152,6 +159,31 @@ func joinSpans(slots []catalog.Slot) []catalog.Span {
 		}
 	}
 	return joined
+}
+
+// readCheckpoints reads the footers of all checkpoints that the slots name: of one
+// owner's slots they are few.
+func readCheckpoints(ctx context.Context, store objstore.Store, slots []catalog.Slot) (map[string]*bundle.Object, error) {
+	keys := CheckpointKeys(slots)
+	each := make([]*bundle.Object, len(keys))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readAhead)
+	for i, key := range keys {
+		g.Go(func() (err error) {
+			if each[i], err = readBundle(ctx, store, key); err != nil {
+				return fmt.Errorf("recover checkpoint %s: %w", key, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	footers := make(map[string]*bundle.Object, len(keys))
+	for i, key := range keys {
+		footers[key] = each[i]
+	}
+	return footers, nil
 }
 
 func readBundle(ctx context.Context, store objstore.Store, key string) (*bundle.Object, error) {

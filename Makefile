@@ -79,4 +79,8 @@ bench: build ## measure against Apache Kafka, side by side
 bench-replay: ## measure replay against plain reads, and against a consumer of Apache Kafka
 	@bench/replay.sh
 
-.PHONY: help build run demo test lint unit models sim end-to-end cluster tools clients suites aws infra soak bench bench-replay
+bench-cluster: build ## measure three brokers on S3 and DynamoDB against three Apache Kafka nodes
+	@.ci/setup-aws
+	@bench/cluster.py
+
+.PHONY: help build run demo test lint unit models sim end-to-end cluster tools clients suites aws infra soak bench bench-replay bench-cluster

@@ -210,4 +210,5 @@ def main():
     print(f"{len(rows) - len(missed)} of {len(rows)} figures reached" + ("; not yet: " + ", ".join(missed) if missed else ""))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"

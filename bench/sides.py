@@ -9,7 +9,7 @@ PEER = os.path.join(HERE, "kafka-peer.sh")
 BROKERS = 3
 
 
-def until(what, done, seconds=120):
+def until(what, done, seconds=300):
     end = time.time() + seconds
     while not done():
         if time.time() > end:
@@ -199,7 +199,7 @@ class Kafka:
 
     def settle(self):
         """Waits until all replicas are in sync, and gives each partition its preferred leader."""
-        until("replicas in sync", lambda: not self.tool("topics", "--describe", "--under-replicated-partitions").strip(), 180)
+        until("replicas in sync", lambda: not self.tool("topics", "--describe", "--under-replicated-partitions").strip())
         self.tool("leader-election", "--election-type", "preferred", "--all-topic-partitions", check=False)  # fails where nothing is to be done
 
     def move(self, topic, partition, to):

@@ -88,6 +88,27 @@ func TestKilled(t *testing.T) {
 	})
 }
 
+// TestSealedBehindTheCheckpoint: who takes over serves before it knows what its
+// predecessor has sealed since the last checkpoint, and finds out soon.
+func TestSealedBehindTheCheckpoint(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		a, b := r.start(1, "wal.checkpoint.objects", "100000", "log.roll.ms", "500"), r.start(2)
+		r.until("half each", 10*time.Second, holding(map[*node]int{a: 6, b: 6}))
+		var p int32
+		for _, held := a.log(p); !held; _, held = a.log(p) {
+			p++
+		}
+		l, _ := a.log(p)
+		given := l.SealedEnd() // in the checkpoint before the hand-over, perhaps
+		r.until("something sealed", 20*time.Second, func() bool { return l.SealedEnd() > given })
+		sealed := l.SealedEnd()
+		a.kill()
+		r.until("taken over", 10*time.Second, func() bool { _, ok := b.log(p); return ok })
+		l, _ = b.log(p)
+		r.until("sealed records known", 2*keeperPeriod, func() bool { return l.SealedEnd() >= sealed })
+	})
+}
+
 // TestTwoKilledAtOnce: the one that is left cannot know that it is not itself
 // cut off; it waits longer, and gives up on one at a time.
 func TestTwoKilledAtOnce(t *testing.T) {

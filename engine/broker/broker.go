@@ -127,6 +127,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 		b.peers = peer.NewPool(fmt.Sprintf("broker-%d", o.Self.ID), o.Dial)
 	}
 	if reg != nil {
+		b.register(reg)
 		b.slots.LogMetrics, b.slots.WALMetrics = partition.NewMetrics(reg, b.logs), wal.NewMetrics(reg)
 	}
 	return b, nil

@@ -106,7 +106,9 @@ func (h *heart) once(ctx context.Context, renew bool) error {
 		if err != nil {
 			return err
 		}
-		h.watch.Renewed(time.Now())
+		now := time.Now()
+		h.watch.Renewed(now)
+		m.renewed.Store(&now)
 	}
 	if len(live) < 2 {
 		return nil

@@ -35,7 +35,8 @@ type Manager struct {
 	looked   atomic.Int64             // when Arrives has read the feed last, in Unix nanoseconds
 	left     atomic.Bool              // the session ends by itself
 	load     atomic.Pointer[catalog.Load]
-	done     chan struct{} // closed when Run has ended
+	renewed  atomic.Pointer[time.Time] // when the heartbeat was, last
+	done     chan struct{}             // closed when Run has ended
 
 	fenced map[catalog.SessionID]time.Time // own's: when sessions were first seen fenced
 

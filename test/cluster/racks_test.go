@@ -44,7 +44,7 @@ func startRacks(t *testing.T, place where) *racks {
 	for i, rack := range rackNames {
 		o := place(i + 1)
 		o.Args = append(slices.Clone(o.Args), "--id", strconv.Itoa(i+1), "--rack", rack)
-		o.Settings = []string{"wal.checkpoint.objects=64", "log.segment.bytes=1048576", "group.initial.rebalance.delay.ms=0"}
+		o.Settings = append([]string{"wal.checkpoint.objects=64", "log.segment.bytes=1048576", "group.initial.rebalance.delay.ms=0"}, o.Settings...)
 		r.brokers = append(r.brokers, brokertest.StartWith(t, o))
 	}
 	eventually(t, "slots are even", func() bool { return slices.Equal(r.slots(), []int{85, 85, 86}) })

@@ -1,0 +1,31 @@
+package slot
+
+import (
+	"time"
+
+	"github.com/varvelog/varve/internal/kafka"
+)
+
+// Health is what an operator is told of a session.
+type Health struct {
+	Owned, Target int       // slots: held, and that should be
+	Live          int       // sessions, as the catalogue's newest snapshot has them
+	Renewed       time.Time // its own heartbeat, last; zero: not yet
+	OldestPut     time.Time // since when what is not durable has waited; zero: nothing waits
+	Backlog       float64   // WAL that waits to be trimmed, in parts of wal.backlog.max.bytes: at 1 produce is refused
+}
+
+// Health returns the session's health of the moment.
+func (m *Manager) Health() Health {
+	c := m.o.View.Now()
+	h := Health{Owned: len(m.Owned()), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog()}
+	for s := range c.Slots() {
+		if to, ok := c.Target(kafka.Slot(s)); ok && to == m.session.ID {
+			h.Target++
+		}
+	}
+	if at := m.renewed.Load(); at != nil {
+		h.Renewed = *at
+	}
+	return h
+}

@@ -22,7 +22,7 @@ test: ## install what the tests need, and run everything
 	@$(STAGE) set-up-suites .ci/setup-suites
 	@$(STAGE) set-up-clients .ci/setup-clients
 	@$(STAGE) set-up-aws .ci/setup-aws
-	@$(MAKE) --no-print-directory lint unit models sim end-to-end cluster tools clients suites aws infra
+	@$(MAKE) --no-print-directory lint unit models sim end-to-end cluster restore tools clients suites aws infra
 
 lint: ## formatting, golangci-lint, vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
@@ -47,6 +47,9 @@ end-to-end: build ## the real binary: the probe against Apache Kafka's answers, 
 cluster: build ## three brokers under load, on files, versitygw and DynamoDB Local, LocalStack: kill -9, SIGSTOP, rolling restarts, cut networks, bad stores
 	@.ci/setup-aws
 	@$(STAGE) cluster go -C test test -count=1 -v -timeout 30m ./cluster
+
+restore: build ## a lost catalogue rebuilt, and a rolling upgrade from the previous commit, under load
+	@$(STAGE) restore go -C test test -count=1 -v -timeout 20m ./restore
 
 tools: build ## Kafka's own command-line tools, and kcat
 	@$(STAGE) tools go -C test test -count=1 ./tools
@@ -83,4 +86,4 @@ bench-cluster: build ## measure three brokers on S3 and DynamoDB against three A
 	@.ci/setup-aws
 	@bench/cluster.py
 
-.PHONY: help build run demo test lint unit models sim end-to-end cluster tools clients suites aws infra soak bench bench-replay bench-cluster
+.PHONY: help build run demo test lint unit models sim end-to-end cluster restore tools clients suites aws infra soak bench bench-replay bench-cluster

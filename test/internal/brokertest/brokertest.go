@@ -47,6 +47,7 @@ type Options struct {
 	Args     []string // further arguments
 	Env      []string // further environment variables
 	Data     string   // data directory; "": a temporary one
+	Bin      string   // the binary; "": Binary
 	Under    []string // command that the process is started by, as its further arguments; it becomes the broker
 	Host     string   // address that it listens on, where nobody else does; "": loopback, on free ports
 }
@@ -62,7 +63,10 @@ func Start(t testing.TB, settings ...string) *Broker {
 // StartWith is Start with options.
 func StartWith(t testing.TB, o Options) *Broker {
 	t.Helper()
-	b := &Broker{bin: Binary(t), Data: o.Data, under: o.Under, logs: new(tail)}
+	if o.Bin == "" {
+		o.Bin = Binary(t)
+	}
+	b := &Broker{bin: o.Bin, Data: o.Data, under: o.Under, logs: new(tail)}
 	if o.Host == "" {
 		b.Addr, b.HTTP = freeAddr(t), freeAddr(t)
 	} else {
@@ -182,6 +186,19 @@ func (b *Broker) awaitReady(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// Use lets the next Restart, and Verify, run another binary.
+func (b *Broker) Use(bin string) { b.bin = bin }
+
+// TryRestart starts a process that is expected to refuse, and returns what it says.
+func (b *Broker) TryRestart(ctx context.Context) (says string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, b.bin, b.args...)
+	cmd.Env = b.env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // Alive tells whether the process runs.

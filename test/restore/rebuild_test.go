@@ -151,7 +151,7 @@ func TestAfterCompactionAndRetention(t *testing.T) {
 		"log.cleaner.backoff.ms=200", "log.retention.check.interval.ms=500", "log.segment.delete.delay.ms=500", "wal.checkpoint.objects=64"}})
 	topics := map[string]map[string]string{
 		"compacted": {"cleanup.policy": "compact", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "file.delete.delay.ms": "500"},
-		"short":     {"retention.bytes": "200000", "segment.ms": "1000", "file.delete.delay.ms": "500"},
+		"short":     {"retention.bytes": "8000", "segment.ms": "1000", "file.delete.delay.ms": "500"},
 		"plain":     {"segment.ms": "1000"},
 		"gone":      {},
 	}
@@ -192,7 +192,7 @@ func TestAfterCompactionAndRetention(t *testing.T) {
 	if names := must(t, bin, "topic", "list", "--bootstrap", b.Addr); strings.Contains(names, "gone") {
 		t.Errorf("a deleted topic is there again:\n%s", names)
 	}
-	if text := must(t, bin, "topic", "describe", "short", "--bootstrap", b.Addr); !strings.Contains(text, "200000") {
+	if text := must(t, bin, "topic", "describe", "short", "--bootstrap", b.Addr); !strings.Contains(text, "8000") {
 		t.Errorf("its settings are lost:\n%s", text)
 	}
 	record := &kgo.Record{Topic: "plain", Value: []byte("more")}

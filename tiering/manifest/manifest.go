@@ -194,8 +194,11 @@ func read(ctx context.Context, store objstore.Store, key string) (*Manifest, err
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
 	m := new(Manifest)
-	if err := json.Unmarshal(buf[:n], m); err != nil || int64(n) != size {
-		return nil, fmt.Errorf("read %s: %w: %d of %d bytes: %w", key, ErrFormat, n, size, err)
+	if int64(n) != size {
+		return nil, fmt.Errorf("read %s: %w: %d bytes, %d were read", key, ErrFormat, size, n)
+	}
+	if err := json.Unmarshal(buf[:n], m); err != nil {
+		return nil, fmt.Errorf("read %s: %w: %w", key, ErrFormat, err)
 	}
 	if m.Format != format {
 		return nil, fmt.Errorf("read %s: %w: %d", key, ErrFormat, m.Format)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -14,6 +15,7 @@ import (
 	"github.com/varvelog/varve/internal/meta/memmeta"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/objstore/memstore"
 	"github.com/varvelog/varve/tiering/rebuild"
 	"github.com/varvelog/varve/tiering/tiertest"
 	"github.com/varvelog/varve/tiering/wal"
@@ -195,4 +197,41 @@ func TestKilledRebuild(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestStoreFails: a call that fails for good ends the rebuild, at whichever call; it
+// is never taken for an object that is lost. One that fails once does not show.
+func TestStoreFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := flushed(t, 3)
+		o.Seal(o.Logs[0])
+		o.Append(o.Logs[0], tiertest.Batch(record.None, 9, 1, 10))
+		o.Checkpoint(false)
+		o.Append(o.Logs[0], tiertest.Batch(record.None, 10, 1, 10))
+		o.Flush()
+		note(t.Context(), t, o, o.Store)
+		for at := 1; ; at++ {
+			for _, once := range []bool{true, false} {
+				calls, failing := 0, ""
+				o.Store.SetFault(func(op memstore.Op, key string) memstore.Fault {
+					calls++
+					if calls == at {
+						failing = key
+					}
+					if calls == at || calls > at && !once && key == failing {
+						return memstore.Fault{Kind: memstore.Fail}
+					}
+					return memstore.Fault{}
+				})
+				r, err := rebuild.Build(t.Context(), rebuild.Options{Store: o.Store, Parallel: 1}, memmeta.New())
+				o.Store.SetFault(nil)
+				if calls < at {
+					return
+				}
+				if err == nil && (r.Report.Damaged() || !once) || err != nil && !errors.Is(err, memstore.ErrInjected) {
+					t.Fatalf("call %d (%s), once %v: %v, %+v", at, failing, once, err, r)
+				}
+			}
+		}
+	})
 }

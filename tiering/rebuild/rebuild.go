@@ -40,6 +40,8 @@ const (
 	callTimeout     = 30 * time.Second
 	writeTimeout    = 5 * time.Minute // of all items of one partition
 	maxFindings     = 1000            // kept in a report
+	attempts        = 4               // at a footer
+	retryPause      = 200 * time.Millisecond
 
 	// What may have been given out and left no trace is passed over by so much.
 	spareSessions  = 1000

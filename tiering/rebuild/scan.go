@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -169,10 +170,7 @@ func (s *scan) footers(ctx context.Context, keys []string, fn func(key string, o
 		g.SetLimit(s.o.Parallel)
 		for i, key := range keys[:n] {
 			g.Go(func() error {
-				errs[i] = bounded(ctx, func(ctx context.Context) (err error) {
-					read[i], err = bundle.Read(ctx, bundle.At(s.o.Store, key), nil)
-					return err
-				})
+				read[i], errs[i] = s.footer(ctx, key)
 				return nil
 			})
 		}
@@ -191,6 +189,25 @@ func (s *scan) footers(ctx context.Context, keys []string, fn func(key string, o
 		keys = keys[n:]
 	}
 	return nil
+}
+
+// footer reads a footer, in several attempts: a million reads do not begin anew
+// for one of them.
+func (s *scan) footer(ctx context.Context, key string) (o *bundle.Object, err error) {
+	for try := 1; ; try++ {
+		err = bounded(ctx, func(ctx context.Context) error {
+			o, err = bundle.Read(ctx, bundle.At(s.o.Store, key), nil)
+			return err
+		})
+		if err == nil || unfit(err) || try == attempts {
+			return o, err
+		}
+		select {
+		case <-time.After(time.Duration(try) * retryPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // readSegments reads the footers of all segments and enters those that make up

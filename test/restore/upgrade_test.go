@@ -25,7 +25,7 @@ func previous(t *testing.T) string {
 	if err := exec.CommandContext(t.Context(), "git", "-C", root, "cat-file", "-e", commit+"^{commit}").Run(); err != nil {
 		t.Skipf("commit %s is not in this clone: a shallow one?", commit)
 	}
-	script := `git -C "$1" archive "$2" cmd internal tiering engine clients go.mod go.sum | tar -x -C "$3" && cd "$3" && CGO_ENABLED=0 go build -o varve ./cmd/varve`
+	script := `git -C "$1" archive "$2" cmd internal tiering engine clients go.mod go.sum | tar -x -C "$3" && cd "$3" && CGO_ENABLED=0 go build -trimpath -o varve ./cmd/varve`
 	if out, err := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", script, "bash", root, commit, dir).CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", commit, err, out)
 	}

@@ -239,8 +239,8 @@ func (b *Broker) Stop(t testing.TB) int {
 	}
 	select {
 	case <-b.dead:
-	case <-time.After(30 * time.Second):
-		t.Fatalf("broker did not drain in 30 s\n%s", b.logs)
+	case <-time.After(90 * time.Second): // 20 s to hand over, 60 s to leave
+		t.Fatalf("broker did not drain in 90 s\n%s", b.logs)
 	}
 	return b.cmd.ProcessState.ExitCode()
 }

@@ -14,7 +14,7 @@
 
 The client is loadgen (franz-go); its settings are printed. Compare what is beside each other: all depends on the machine and on what else runs.
 """
-import argparse, json, os, re, signal, statistics, subprocess, tempfile, time
+import argparse, json, os, re, signal, statistics, subprocess, tempfile, time, traceback
 
 from run import HERE, ROOT, rows, rss, show
 from sides import BROKERS, VARVE, Kafka, Varve
@@ -119,30 +119,42 @@ HARMS = {"kill": kill, "stop": stop, "move": move, "rolling": rolling}
 LIMITS = {"kill -9": 1, "SIGSTOP": SESSION + 1, "move": 0.3, "drain": 0.3, "rolling": 0.3}
 
 
+def harm(make, a):
+    """Does all harm that was asked for to one cluster."""
+    side, load = make(), None
+    try:
+        load = Load(side, "harms", a)
+        for name in HARMS:
+            if name in a.only:
+                HARMS[name](side, load, a)
+                print(f"  {side.name} {name}: done at {time.strftime('%X')}", flush=True)
+        return load.end()
+    finally:
+        if load:
+            load.proc.kill()
+            load.proc.wait()
+        side.stop()
+
+
 def harms(a):
     if a.record_rate == 1000:
         raise SystemExit("loadgen takes a rate of 1000 for none")
     print("client: loadgen survive, idempotent, acks=all, 256 B records, " + ", ".join(f"{k} {v}" for k, v in CLIENT.items()) + f", {a.record_rate} records/s to {a.partitions} partitions by key", flush=True)
     results = {}
     for make in (Varve, Kafka) if a.kafka_rounds else (Varve,):
-        side = make()
         try:
-            load = Load(side, "harms", a)
-            for name in HARMS:
-                if name in a.only:
-                    HARMS[name](side, load, a)
-                    print(f"  {side.name} {name}: done at {time.strftime('%X')}", flush=True)
-            results[side.name] = load.end()
-        finally:
-            side.stop()
+            results[make.name] = harm(make, a)
+        except Exception:
+            if make is Varve:
+                raise
+            traceback.print_exc()  # Varve's figures stand
     v, k = results["varve"], results.get("kafka", {"waits": {}})
     for what, ws in v["waits"].items():
         theirs = k["waits"].get(what)
         beside = f"Kafka {max(theirs):.2f} s of {len(theirs)}" if theirs else "Kafka: -"
         limit = LIMITS.get(what)
         show(f"{what}: longest wait of {len(ws)}", f"{max(ws):.2f} s", f"<= {limit} s" if limit else "-", not limit or max(ws) <= limit, f"median {statistics.median(ws):.2f} s; {beside}")
-    for r in results.items():
-        name, r = r
+    for name, r in results.items():
         show(f"{name}: records failed, lost, twice, out of order", f"{r['failed']}", "0", not r["failed"] and not r["bad"], f"of {r['acked']}; {r['errors'] or ''} {r['bad'] or ''} between harms p50 {1000 * r['p50']:.0f} ms, p99 {1000 * r['p99']:.0f} ms")
 
 

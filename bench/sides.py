@@ -1,5 +1,5 @@
 """The two clusters that bench/cluster.py compares: three Varve brokers on versitygw and DynamoDB Local, and three Apache Kafka nodes."""
-import json, os, re, shutil, signal, subprocess, tempfile, time, urllib.request
+import json, os, re, shutil, signal, socket, subprocess, tempfile, time, urllib.request
 
 from run import ENV, HERE, ROOT, free_port
 
@@ -25,6 +25,11 @@ def answers(url):
     except OSError:
         return False
     return True
+
+
+def listens(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 def alive(proc):
@@ -195,7 +200,8 @@ class Kafka:
         until(f"node {i} to end", lambda: not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z")
 
     def start(self, i):
-        self.peer("start3-node", str(i))
+        self.peer("start3-node", str(i), check=False)  # it waits a minute for the port
+        until(f"node {i}", lambda: listens(19092 + 100 * i))
 
     def settle(self):
         """Waits until all replicas are in sync, and gives each partition its preferred leader."""

@@ -22,7 +22,7 @@ port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)
 await() { for _ in $(seq 300); do (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return; sleep .1; done; echo "nothing listens on port $1" >&2; return 1; }
 
 go build -o "$dir/replay" ./bench/replay
-$peer install >/dev/null
+$peer install >"$dir/install.log" 2>&1 || { tail -5 "$dir/install.log" >&2; exit 1; }
 $peer start >/dev/null
 printf 'load average %s\n\nOn files:\n' "$(cut -d' ' -f1 /proc/loadavg)"
 code=0

@@ -148,6 +148,9 @@ func (b *Broker) run(ctx context.Context) error {
 		return err
 	}
 	first, err := b.begin(ctx)
+	if errors.Is(err, wal.ErrFenced) {
+		first, err = b.rejoin(ctx)
+	}
 	if err != nil {
 		return err
 	}

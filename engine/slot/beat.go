@@ -3,6 +3,7 @@ package slot
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/varvelog/varve/engine/member"
@@ -84,6 +85,36 @@ func (h *heart) overdue() <-chan time.Time {
 		return nil
 	}
 	return time.After(at.Sub(now))
+}
+
+// renewing renews the heartbeat each interval while do runs, which is what comes
+// before beat: slow stores make it take longer than the session timeout. Whom others
+// end all the same, do finds out.
+func (m *Manager) renewing(ctx context.Context, do func() error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(m.o.Config().HeartbeatInterval)
+		defer tick.Stop()
+		for h := (catalog.Heartbeat{Session: m.session.ID}); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			call, cancel := context.WithTimeout(ctx, m.o.Config().SessionTimeout)
+			next, err := m.o.Catalog.Renew(call, h)
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				m.o.Logger.Warn("heartbeat", "err", err)
+			}
+			h = next
+		}
+	})
+	err := do()
+	cancel()
+	wg.Wait()
+	return err
 }
 
 // once renews the own heartbeat, if it should, reads the others' and suspects.

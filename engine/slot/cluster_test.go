@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
 // inBubble runs a story of a cluster under writes, and checks what was acknowledged.
@@ -141,6 +142,57 @@ func TestZombie(t *testing.T) {
 				t.Error("the zombie goes on with its session")
 			}
 			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
+// beginning has a broker that was killed begin a session while reads of objects
+// take a third of the session timeout each. The other broker has its own slots.
+func beginning(r *rig) (other, begins *node) {
+	quick := []string{"broker.session.timeout.ms", "1500", "broker.heartbeat.interval.ms", "200"}
+	a, b := r.start(1, quick...), r.start(2, quick...)
+	r.until("half each", 10*time.Second, holding(map[*node]int{a: 6, b: 6}))
+	time.Sleep(time.Second)
+	a.kill()
+	b.kill()
+	a = r.start(1, quick...)
+	r.until("its own", time.Second, holding(map[*node]int{a: 6}))
+	r.store.SetFault(func(op memstore.Op, _ string) memstore.Fault {
+		if op == memstore.OpPut {
+			return memstore.Fault{}
+		}
+		return memstore.Fault{Kind: memstore.Delay, After: 500 * time.Millisecond}
+	})
+	return a, r.start(2, quick...)
+}
+
+// TestSlowBeginning: a session that takes longer to begin than the session
+// timeout is not taken for dead.
+func TestSlowBeginning(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		_, b := beginning(r)
+		took := r.until("it has begun", time.Minute, func() bool { return b.m.Load() != nil })
+		if took < 1500*time.Millisecond {
+			t.Errorf("the beginning took only %v", took)
+		}
+		if id := b.m.Load().Session().ID; id.Epoch != 1 || b.held() == 0 {
+			t.Errorf("it was ended: the broker goes on as %v with %d slots", id, b.held())
+		}
+	})
+}
+
+// TestStoppedBeginning: a session that others end while it begins is given up
+// for another one.
+func TestStoppedBeginning(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		a, b := beginning(r)
+		time.Sleep(200 * time.Millisecond)
+		b.gate.set(paused)
+		r.until("all", time.Minute, holding(map[*node]int{a: slots}))
+		b.gate.set(open)
+		r.until("another has begun", 10*time.Second, func() bool { return b.m.Load() != nil })
+		if id := b.m.Load().Session().ID; id.Epoch != 2 {
+			t.Errorf("the broker goes on as %v", id)
 		}
 	})
 }

@@ -54,7 +54,8 @@ type Manager struct {
 // slots that should be its own and are nobody's, and recovers their partitions.
 // Steps that fail, but not for good, are tried again until ctx ends. The
 // caller runs the Manager next; others' slots come while it runs. Errors:
-// catalog.ErrSuperseded, those of catalogue and store.
+// catalog.ErrSuperseded; wal.ErrFenced: somebody else has ended the session, begin
+// another; those of catalogue and store.
 func Begin(ctx context.Context, o Options) (*Manager, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -72,7 +73,14 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	m.now.Store(&mine)
 	m.wal = wal.New(m.walOptions())
 	m.keeper = newKeeper(m)
-	if err := steps.persist(ctx, "take slots", func() error { return m.turn(ctx) }); err != nil {
+	err = m.renewing(ctx, func() error {
+		if err := endOlder(ctx, &o, steps, mine); err != nil {
+			return err
+		}
+		return steps.persist(ctx, "take slots", func() error { return m.turn(ctx) })
+	})
+	if err != nil {
+		m.drop()
 		return nil, err
 	}
 	m.o.Logger.Info("session begun", "broker", mine.ID.Broker, "session", mine.ID.Epoch, "slots", len(m.Owned()))

@@ -71,7 +71,7 @@ func (p *patience) tell(what string, err error) {
 // forGood tells the errors that the next attempt would have again.
 func forGood(err error) bool {
 	for _, e := range []error{
-		wal.ErrHole, bundle.ErrCorrupt, recovery.ErrInconsistent, objstore.ErrNotFound, objstore.ErrInvalidKey,
+		wal.ErrHole, wal.ErrFenced, bundle.ErrCorrupt, recovery.ErrInconsistent, objstore.ErrNotFound, objstore.ErrInvalidKey,
 		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded, catalog.ErrLevel, catalog.ErrRestoring,
 	} {
 		if errors.Is(err, e) {

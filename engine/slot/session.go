@@ -11,8 +11,7 @@ import (
 	"github.com/varvelog/varve/tiering/wal"
 )
 
-// start begins the session, and ends every older one of this broker id that
-// is not sealed yet, as anyone may end a suspected one.
+// start begins the session.
 func start(ctx context.Context, o *Options, steps *patience) (mine catalog.Session, err error) {
 	begin := func() (catalog.Session, error) { return o.Catalog.StartSession(ctx, o.Broker, o.Addr, o.Rack) }
 	if o.Follows != nil && o.Follows.Nonce != [16]byte{} {
@@ -34,13 +33,19 @@ func start(ctx context.Context, o *Options, steps *patience) (mine catalog.Sessi
 	if o.Follows != nil {
 		*o.Follows = mine
 	}
+	return mine, nil
+}
+
+// endOlder ends every older session of this broker id that is not sealed yet,
+// as anyone may end a suspected one.
+func endOlder(ctx context.Context, o *Options, steps *patience, mine catalog.Session) error {
 	var older []catalog.Session
-	err = steps.persist(ctx, "list sessions", func() error {
+	err := steps.persist(ctx, "list sessions", func() (err error) {
 		older, err = o.Catalog.Sessions(ctx, o.Broker)
 		return err
 	})
 	if err != nil {
-		return mine, err
+		return err
 	}
 	for _, s := range older {
 		if s.State == catalog.Sealed || s.ID.Epoch >= mine.ID.Epoch {
@@ -48,10 +53,10 @@ func start(ctx context.Context, o *Options, steps *patience) (mine catalog.Sessi
 		}
 		err := steps.persist(ctx, "end predecessor", func() error { return endSession(ctx, o, s.ID, originOf(mine)) })
 		if err != nil {
-			return mine, err
+			return err
 		}
 	}
-	return mine, nil
+	return nil
 }
 
 // awaitSilence waits until the newest session of this broker id, which another

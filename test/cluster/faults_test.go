@@ -21,7 +21,7 @@ const (
 // stores fail for as long as burst: a PUT that failed is tried again 4.5 s later at most.
 const (
 	burst      = 3 * time.Second
-	afterBurst = burst + 4500*time.Millisecond
+	afterBurst = burst + sessionTimeout
 )
 
 // seed returns what decides which requests go wrong: CLUSTER_SEED, or anything.
@@ -47,7 +47,8 @@ func farAway(t *testing.T, host string) (s3, dynamodb *awstest.Faulty) {
 }
 
 // TestBadStores has requests to S3 and DynamoDB fail, be slow, and be applied and not
-// answered, at once or later. What waits on a PUT that fails is not acknowledged.
+// answered, at once or later. What waits on a PUT that fails is not acknowledged, and what
+// was is there when the broker that acknowledged it is killed.
 func TestBadStores(t *testing.T) {
 	s3, dynamodb := farAway(t, loopback)
 	w := start(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20"))
@@ -70,11 +71,13 @@ func TestBadStores(t *testing.T) {
 				load.Wait(t, burst)
 				if b.s3.Fail == 1 {
 					w.silent(b.what, begin.Add(time.Second), time.Now())
+					w.brokers[0].Kill() // with all that it holds and could not put
 				}
 				s3.Set(awstest.Faults{})
 				dynamodb.Set(awstest.Faults{})
 			})
 		}
+		w.harm("start again", afterMove, func() { w.brokers[0].Restart(t) })
 	}
 	w.finish()
 	for _, kind := range []string{"fail", "lost", "late", "slow"} {

@@ -48,19 +48,19 @@ func TestPartition(t *testing.T) {
 	} {
 		before := w.balanced()[c.id]
 		had := w.group.leads(c.id)
-		w.harm(c.what, cutFor+timeout, func() {
+		w.harm(c.what, cutFor+5*timeout, func() {
 			for _, a := range c.from {
 				net.Cut(netns.Host(c.id), a)
 			}
 			begin := time.Now()
 			load.Wait(t, cutFor)
-			now := w.status()[c.id]
 			if c.store {
 				w.silent(c.what, begin.Add(timeout/6), begin.Add(timeout*3/4), had...) // others take over later
-			}
-			if lives := now == before; lives == c.store {
+				eventually(t, c.what+": others have ended its session", func() bool { return w.status()[c.id].State != "live" })
+			} else if now := w.status()[c.id]; now != before {
 				t.Errorf("%s: the broker was %+v and is %+v", c.what, before, now)
 			}
+			healed := time.Now()
 			for _, a := range c.from {
 				net.Heal(netns.Host(c.id), a)
 			}
@@ -68,7 +68,7 @@ func TestPartition(t *testing.T) {
 				now := w.status()[c.id]
 				return now.Slots > 0 && (now.Session != before.Session) == c.store
 			})
-			t.Logf("%s: back after %s", c.what, time.Since(begin.Add(cutFor)).Round(100*time.Millisecond))
+			t.Logf("%s: back after %s", c.what, time.Since(healed).Round(100*time.Millisecond))
 		})
 	}
 	w.finish()

@@ -71,5 +71,6 @@ func TestPartition(t *testing.T) {
 			t.Logf("%s: back after %s", c.what, time.Since(healed).Round(100*time.Millisecond))
 		})
 	}
+	w.balanced() // who reads back asks each leader once
 	w.finish()
 }

@@ -45,6 +45,7 @@ func TestZombie(t *testing.T) {
 			return now.Slots > 0 && now.Session != before.Session
 		})
 	})
+	w.balanced() // who reads back asks each leader once
 	w.finish()
 	eventually(t, "what the broker wrote again is swept", func() bool { return !overlap(walOf(t, bucket, 1), mine) })
 }

@@ -32,7 +32,7 @@ func (k *keeper) balance(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("balance: %w", err)
 	}
-	if now := k.m.wal.Position(); now.Durable-k.checkpointed.Durable > moveObjects {
+	if k.m.wal.Position().Durable-k.checkpointed.Durable > moveObjects && !k.haste() {
 		if err := k.checkpoint(ctx); err != nil { // while appending, so that the rest is short
 			return fmt.Errorf("balance: %w", err)
 		}

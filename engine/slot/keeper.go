@@ -34,7 +34,11 @@ type keeper struct {
 	swept        time.Time
 	trimmed      atomic.Int64 // bytes of the WAL that the newest checkpoint made superfluous
 	recovered    atomic.Bool  // slots still name others' WAL: the next checkpoint frees it
+	leaving      atomic.Bool  // the session is to end
 }
+
+// errHaste means that a leaving session gives up what would take it long.
+var errHaste = errors.New("the session leaves, and its tails are long")
 
 // ask is something for the keeper to do, and where to tell how it went.
 type ask struct {
@@ -48,16 +52,28 @@ func newKeeper(m *Manager) *keeper {
 		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64), Level: zstd.EncoderLevelFromZstd(m.o.Config().SealLevel)},
 	}
 	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: k.backlog, hurry: k.hurry}
-	k.uploads.Pace = pace.wait
+	k.uploads.Pace = func(ctx context.Context, n int64) error {
+		if k.haste() {
+			return errHaste
+		}
+		return pace.wait(ctx, n)
+	}
 	return k
 }
+
+// haste tells whether tails are left as they are because the session leaves: a
+// new owner reads the footers of the WAL, which is quick even where gathering the records in a checkpoint is not.
+func (k *keeper) haste() bool { return k.leaving.Load() && k.tail() > leaveBytes }
+
+// tail returns the bytes of WAL behind the newest checkpoint.
+func (k *keeper) tail() int64 { return k.m.wal.Position().Bytes - k.trimmed.Load() }
 
 // hurry tells whether somebody waits for the keeper, or slots for their new owner.
 func (k *keeper) hurry() bool { return k.waiting.Load() > 0 || len(k.due) > 0 || k.moving.Load() }
 
 // backlog returns the WAL that waits to be trimmed, in parts of wal.backlog.max.bytes.
 func (k *keeper) backlog() float64 {
-	return float64(k.m.wal.Position().Bytes-k.trimmed.Load()) / float64(k.m.o.Config().WALBacklogMax)
+	return float64(k.tail()) / float64(k.m.o.Config().WALBacklogMax)
 }
 
 // look makes the running keeper look what is due.
@@ -91,9 +107,9 @@ func (k *keeper) ask(ctx context.Context, do func(context.Context) error) error 
 	}
 }
 
-// run works until stop closes or ctx ends. A failure is logged and tried
+// run works until ctx ends. A failure is logged and tried
 // again at the next turn: nothing here is on the path of an acknowledgement.
-func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
+func (k *keeper) run(ctx context.Context) error {
 	tick := time.NewTicker(keeperPeriod)
 	defer tick.Stop()
 	expire := time.NewTicker(expirePeriod)
@@ -102,8 +118,6 @@ func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 		var err error
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-stop:
 			return nil
 		case a := <-k.asks:
 			a.done <- a.do(ctx)
@@ -118,7 +132,7 @@ func (k *keeper) run(ctx context.Context, stop <-chan struct{}) error {
 		case <-tick.C:
 			err = errors.Join(k.balance(ctx), k.turn(ctx))
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !k.haste() {
 			k.m.o.Logger.Warn("keep tails short", "err", err)
 		}
 	}

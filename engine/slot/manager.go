@@ -173,11 +173,13 @@ func (m *Manager) walOptions() wal.Options {
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := make(chan struct{})
+	keep, abandon := context.WithCancel(ctx)
 	g.Go(func() error {
 		defer close(stop)
+		defer abandon() // nothing that the keeper could still commit
 		return m.wal.Run(ctx)
 	})
-	g.Go(func() error { return m.keeper.run(ctx, stop) })
+	g.Go(func() error { return m.keeper.run(keep) })
 	g.Go(func() error { return m.follow(ctx, stop) })
 	g.Go(func() error { return m.spread(ctx, stop) })
 	g.Go(func() error { return m.own(ctx, stop) })
@@ -222,6 +224,7 @@ func (m *Manager) HandOver(ctx context.Context) error {
 	if _, err := m.o.Catalog.AnnounceLeave(ctx, m.session); err != nil {
 		return fmt.Errorf("hand over: %w", err)
 	}
+	m.keeper.leaving.Store(true)
 	m.told(ctx)
 	retry := time.NewTicker(m.o.Config().HeartbeatInterval)
 	defer retry.Stop()
@@ -267,7 +270,8 @@ func (m *Manager) Leave(ctx context.Context) error {
 		return fmt.Errorf("leave: flush: %w", err)
 	}
 	var ckptErr error
-	if m.wal.Position().Bytes-m.keeper.trimmed.Load() <= leaveBytes {
+	m.keeper.leaving.Store(true)
+	if !m.keeper.haste() {
 		ckptErr = m.keeper.ask(ctx, m.keeper.checkpoint)
 	}
 	m.left.Store(true)

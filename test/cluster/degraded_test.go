@@ -22,6 +22,7 @@ const away = 6 * time.Second
 // docs/operations.md says goes on does, the rest fails with what a retry hides, metrics tell which it is, and afterwards all is
 // there once and nobody has taken anything while the catalogue was away.
 func TestDegraded(t *testing.T) {
+	t.Parallel()
 	s3, dynamodb := farAway(t, loopback)
 	r := startRacks(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20", "broker.session.timeout.ms=4000", "broker.heartbeat.interval.ms=500"))
 	ctx := t.Context()

@@ -50,6 +50,7 @@ func farAway(t *testing.T, host string) (s3, dynamodb *awstest.Faulty) {
 // answered, at once or later. What waits on a PUT that fails is not acknowledged, and what
 // was is there when the broker that acknowledged it is killed.
 func TestBadStores(t *testing.T) {
+	t.Parallel()
 	s3, dynamodb := farAway(t, loopback)
 	w := start(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20"))
 	for range max(1, rounds(t)/3) {
@@ -96,6 +97,7 @@ func TestRollingAWS(t *testing.T) {
 // TestLocalStack kills a broker whose stores are LocalStack's: true to AWS, and
 // so slow that it says nothing about times.
 func TestLocalStack(t *testing.T) {
+	t.Parallel()
 	const slow = time.Minute
 	aws := awstest.LocalStack(t)
 	w := start(t, onAWS(aws, aws, "wal.interval.ms=250"), "--rate", "200")

@@ -206,10 +206,16 @@ func (rd *reader) count() (n int) {
 
 // TestRacks: brokers in three racks share the partitions evenly and say where they are; a consumer reads
 // from the broker in its own rack, whoever leads, and nothing is missing when that broker dies.
-func TestRacks(t *testing.T) { testRacks(t, onFiles(t)) }
+func TestRacks(t *testing.T) {
+	t.Parallel()
+	testRacks(t, onFiles(t))
+}
 
 // TestRacksAWS is TestRacks on S3 and DynamoDB.
-func TestRacksAWS(t *testing.T) { testRacks(t, onAWS(awstest.VersityGW(t), awstest.DynamoDBLocal(t))) }
+func TestRacksAWS(t *testing.T) {
+	t.Parallel()
+	testRacks(t, onAWS(awstest.VersityGW(t), awstest.DynamoDBLocal(t)))
+}
 
 func testRacks(t *testing.T, place where) {
 	r := startRacks(t, place)

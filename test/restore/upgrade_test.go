@@ -55,7 +55,7 @@ func upgrade(t *testing.T, bin, data string, args ...string) (st upgradable, err
 func TestUpgrade(t *testing.T) {
 	before, now, data := previous(t), brokertest.Binary(t), t.TempDir()
 	all, addrs := startAll(t, brokertest.Options{Data: data, Bin: before, Settings: []string{"wal.checkpoint.objects=64", "log.segment.bytes=1048576"}})
-	l := load.Start(t, load.Build(t), addrs, "upgraded", "--seconds", "120", "--partitions", "12", "--keys", "1000", "--rate", "1000", "--batch", "65536", "--request-timeout", "2s")
+	l := load.Start(t, load.Build(t), addrs, "upgraded", "--seconds", "120", "--partitions", "12", "--keys", "1000", "--rate", "2000", "--batch", "65536", "--request-timeout", "2s")
 	until := time.Now().Add(120 * time.Second)
 	begun, err := upgrade(t, now, data, "--dry-run")
 	differ := begun.To > begun.Level

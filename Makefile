@@ -16,13 +16,16 @@ run: build ## start a broker on 127.0.0.1:9092, data under ./varve-data
 demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 	@.ci/demo
 
+# What computes runs beside what mostly waits.
 test: ## install what the tests need, and run everything
 	@$(STAGE) set-up-lint .ci/setup-lint
 	@$(STAGE) set-up .ci/setup-kafka
 	@$(STAGE) set-up-suites .ci/setup-suites
 	@$(STAGE) set-up-clients .ci/setup-clients
 	@$(STAGE) set-up-aws .ci/setup-aws
-	@$(MAKE) --no-print-directory lint unit models sim end-to-end cluster restore tools clients suites aws infra
+	@nice -n 10 $(MAKE) --no-print-directory lint unit models sim infra & computing=$$!; trap "kill $$computing" INT TERM; \
+	 $(MAKE) --no-print-directory end-to-end cluster restore tools clients suites aws; waiting=$$?; \
+	 wait $$computing && exit $$waiting
 
 lint: ## formatting, golangci-lint, vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -25,6 +26,26 @@ type Lease struct {
 	Until    time.Time
 	Reserved time.Time
 	item     meta.Item
+}
+
+// ReadState reads the job's own state, as WriteState wrote it, into v; v stays as it is where there is none.
+func (l Lease) ReadState(v any) error {
+	if l.State == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(l.State), v); err != nil {
+		return fmt.Errorf("read state of %s: %w", l.Job, err)
+	}
+	return nil
+}
+
+// WriteState makes v, which JSON can write, the job's own state. It is kept by the next commit of the lease.
+func (l *Lease) WriteState(v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // a job's state is numbers and strings
+	}
+	l.State = string(b)
 }
 
 func leaseKey(job string) meta.Key { return meta.Key{PK: "jobs", SK: job} }

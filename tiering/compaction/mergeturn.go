@@ -2,7 +2,6 @@ package compaction
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -24,20 +23,8 @@ type position struct {
 }
 
 func positionOf(l catalog.Lease) (p position, err error) {
-	if l.State != "" {
-		if err = json.Unmarshal([]byte(l.State), &p); err != nil {
-			err = fmt.Errorf("read position: %w", err)
-		}
-	}
+	err = l.ReadState(&p)
 	return p, err
-}
-
-func (p position) text() string {
-	b, err := json.Marshal(p)
-	if err != nil {
-		panic(err) // numbers and a string
-	}
-	return string(b)
 }
 
 // mergeDue returns when the logs have to be looked at again.

@@ -40,7 +40,7 @@ type target struct {
 func (t *turn) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	t.lease.State = t.at.text()
+	t.lease.WriteState(t.at)
 	err := t.o.Catalog.ReleaseLease(ctx, t.lease, cmp.Or(t.o.Reserve, reserveTurns*t.o.Config().CleanerBackoff))
 	if errors.Is(err, catalog.ErrFenced) {
 		return nil // somebody else goes on
@@ -55,7 +55,7 @@ func (t *turn) keep(ctx context.Context) error {
 		return nil
 	}
 	t.kept = time.Now()
-	t.lease.State = t.at.text()
+	t.lease.WriteState(t.at)
 	return bounded(ctx, func(ctx context.Context) (err error) {
 		t.lease, err = t.o.Catalog.KeepLease(ctx, t.lease, leaseTime)
 		t.lost = t.lost || errors.Is(err, catalog.ErrFenced)

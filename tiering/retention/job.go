@@ -3,7 +3,6 @@ package retention
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -166,11 +165,7 @@ type position struct {
 }
 
 func positionOf(l catalog.Lease) (p position, err error) {
-	if l.State != "" {
-		if err = json.Unmarshal([]byte(l.State), &p); err != nil {
-			err = fmt.Errorf("read position: %w", err)
-		}
-	}
+	err = l.ReadState(&p)
 	return p, err
 }
 
@@ -221,7 +216,7 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 func (t *turn) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	t.lease.State = t.at.text()
+	t.lease.WriteState(t.at)
 	reserve := cmp.Or(t.o.Reserve, reserveTurns*max(t.o.Interval(), turnPeriod))
 	err := t.o.Catalog.ReleaseLease(ctx, t.lease, reserve)
 	if errors.Is(err, catalog.ErrFenced) {
@@ -230,21 +225,13 @@ func (t *turn) end(ctx context.Context) error {
 	return err
 }
 
-func (p position) text() string {
-	b, err := json.Marshal(p)
-	if err != nil {
-		panic(err) // numbers and a string
-	}
-	return string(b)
-}
-
 // keep records now and then how far the turn is. ErrFenced: it is over.
 func (t *turn) keep(ctx context.Context) error {
 	if time.Since(t.kept) < keepPeriod {
 		return nil
 	}
 	t.kept = time.Now()
-	t.lease.State = t.at.text()
+	t.lease.WriteState(t.at)
 	return bounded(ctx, func(ctx context.Context) (err error) {
 		t.lease, err = t.o.Catalog.KeepLease(ctx, t.lease, leaseTime)
 		return err

@@ -3,7 +3,6 @@ package sweep
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -89,20 +88,8 @@ type position struct {
 }
 
 func positionOf(l catalog.Lease) (p position, err error) {
-	if l.State != "" {
-		if err = json.Unmarshal([]byte(l.State), &p); err != nil {
-			err = fmt.Errorf("read position: %w", err)
-		}
-	}
+	err = l.ReadState(&p)
 	return p, err
-}
-
-func (p position) text() string {
-	b, err := json.Marshal(p)
-	if err != nil {
-		panic(err) // a number and a string
-	}
-	return string(b)
 }
 
 // due tells whether a turn would find work, without writing anything.
@@ -142,7 +129,7 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 			return nil
 		}
 		kept = time.Now()
-		lease.State = position{at.Passed, p.after}.text()
+		lease.WriteState(position{at.Passed, p.after})
 		return bounded(ctx, func(ctx context.Context) (err error) {
 			lease, err = j.o.Catalog.KeepLease(ctx, lease, leaseTime)
 			return err
@@ -160,7 +147,7 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	if ctx.Err() != nil {
 		p.stats.Unfinished, err = err != nil, nil // what failed, failed for that
 	}
-	lease.State = at.text()
+	lease.WriteState(at)
 	return p.stats, errors.Join(err, j.end(ctx, lease))
 }
 

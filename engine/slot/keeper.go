@@ -132,7 +132,7 @@ func (k *keeper) run(ctx context.Context) error {
 		case <-tick.C:
 			err = errors.Join(k.balance(ctx), k.turn(ctx))
 		}
-		if err != nil && ctx.Err() == nil && !k.haste() {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errHaste) {
 			k.m.o.Logger.Warn("keep tails short", "err", err)
 		}
 	}

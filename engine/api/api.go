@@ -65,6 +65,7 @@ type Server struct {
 	byKey    map[int16]*api
 	layouts  map[int16]wire.Layout
 	ahead    *semaphore.Weighted // bytes that are read ahead
+	frames   *semaphore.Weighted // bytes of large requests that have only begun to arrive
 	wg       sync.WaitGroup      // the connections' goroutines
 
 	mu      sync.Mutex
@@ -84,6 +85,7 @@ func New(o Options) (*Server, error) {
 		byKey:    make(map[int16]*api, len(rows)),
 		layouts:  layouts(),
 		ahead:    semaphore.NewWeighted(maxAhead),
+		frames:   semaphore.NewWeighted(maxArriving),
 		conns:    make(map[*conn]struct{}),
 	}
 	for i := range rows {

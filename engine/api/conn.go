@@ -20,6 +20,7 @@ import (
 const (
 	maxWaiting      = 64       // requests between reader and answerer
 	maxWaitingBytes = 64 << 20 // of them
+	maxArriving     = 64 << 20 // of large requests of all connections, taken before they have arrived
 	readBuffer      = 16 << 10
 	keepScratch     = 1 << 20 // a larger response's buffer is not kept
 
@@ -152,7 +153,7 @@ func (c *conn) read(ctx context.Context) (err error) {
 		if err := c.awaitFrame(in); err != nil || c.draining.Load() {
 			return err
 		}
-		frame, err := wire.ReadFrame(in, c.s.o.Config().SocketRequestMaxBytes)
+		frame, err := wire.ReadFrame(in, c.s.o.Config().SocketRequestMaxBytes, c.s.frames)
 		if err != nil {
 			return err
 		}

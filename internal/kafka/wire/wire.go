@@ -14,6 +14,7 @@ import (
 	"io"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/semaphore"
 )
 
 // Errors of the readers.
@@ -43,10 +44,11 @@ func MaxFrame(key int16, limit int32) int32 {
 }
 
 // ReadFrame reads one frame without its length. A frame of up to 1 MiB is one
-// exact allocation, and so is a larger one once it has begun to arrive as it
-// says: memory never runs more than 1 MiB, or once again what has arrived, ahead.
-// io.EOF means that the peer closed between frames.
-func ReadFrame(r io.Reader, limit int32) ([]byte, error) {
+// exact allocation, and so is a larger one if ahead, the bytes that all readers
+// together may take before they have arrived, has room for it (nil: none). Else
+// it grows as it arrives: memory never runs more than 1 MiB, or once again what
+// has arrived, ahead. io.EOF means that the peer closed between frames.
+func ReadFrame(r io.Reader, limit int32, ahead *semaphore.Weighted) ([]byte, error) {
 	var head [8]byte // the length, and of the frame the key and version
 	if _, err := io.ReadFull(r, head[:4]); err != nil {
 		return nil, err
@@ -62,7 +64,11 @@ func ReadFrame(r io.Reader, limit int32) ([]byte, error) {
 	if size > MaxFrame(key, limit) {
 		return nil, fmt.Errorf("%w: %d bytes for key %d", ErrFrameSize, size, key)
 	}
-	return readRest(r, head[4:], int(size))
+	if size > step && ahead != nil && ahead.TryAcquire(int64(size)) {
+		defer ahead.Release(int64(size))
+		return readRest(r, head[4:], int(size), int(size))
+	}
+	return readRest(r, head[4:], int(size), step)
 }
 
 // ReadResponse reads one response without its length, of up to limit bytes, as
@@ -76,12 +82,13 @@ func ReadResponse(r io.Reader, limit int32) ([]byte, error) {
 	if size < 4 || size > limit {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFrameSize, size, limit)
 	}
-	return readRest(r, nil, int(size))
+	return readRest(r, nil, int(size), step)
 }
 
-// readRest reads the rest of size bytes that begin with head.
-func readRest(r io.Reader, head []byte, size int) ([]byte, error) {
-	frame := make([]byte, min(size, step))
+// readRest reads the rest of size bytes that begin with head, into so many
+// bytes at first.
+func readRest(r io.Reader, head []byte, size, first int) ([]byte, error) {
+	frame := make([]byte, min(size, first))
 	n := copy(frame, head)
 	for {
 		if _, err := io.ReadFull(r, frame[n:]); err != nil {

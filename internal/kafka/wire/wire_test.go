@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/varvelog/varve/internal/kafka"
 )
@@ -213,20 +214,20 @@ func (a *arriving) Read(p []byte) (int, error) {
 func TestFrames(t *testing.T) {
 	frame := bytes.Repeat([]byte{0}, 3<<20+5)
 	b := append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)
-	got, err := ReadFrame(bytes.NewReader(b), 100<<20)
+	got, err := ReadFrame(bytes.NewReader(b), 100<<20, nil)
 	if err != nil || !bytes.Equal(got, frame) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
 	for _, size := range []uint32{0, 7, 101 << 20, 1 << 31, 0xffffffff} {
-		if _, err := ReadFrame(bytes.NewReader(binary.BigEndian.AppendUint32(nil, size)), 100<<20); !errors.Is(err, ErrFrameSize) {
+		if _, err := ReadFrame(bytes.NewReader(binary.BigEndian.AppendUint32(nil, size)), 100<<20, nil); !errors.Is(err, ErrFrameSize) {
 			t.Errorf("%d: %v", size, err)
 		}
 	}
-	if _, err := ReadFrame(bytes.NewReader(append([]byte{5, 0, 0, 0, 0, 3, 0, 9}, frame...)), 100<<20); !errors.Is(err, ErrFrameSize) {
+	if _, err := ReadFrame(bytes.NewReader(append([]byte{5, 0, 0, 0, 0, 3, 0, 9}, frame...)), 100<<20, nil); !errors.Is(err, ErrFrameSize) {
 		t.Errorf("a large Metadata request: %v", err)
 	}
 	if allocated := testing.AllocsPerRun(5, func() {
-		_, err = ReadFrame(&arriving{}, 1<<30)
+		_, err = ReadFrame(&arriving{}, 1<<30, nil)
 	}); !errors.Is(err, io.ErrUnexpectedEOF) || allocated > 10 {
 		t.Errorf("a frame that does not arrive: %v, %v allocations", err, allocated)
 	}
@@ -242,7 +243,7 @@ func FuzzFrames(f *testing.F) {
 		r := &slowly{data, int(chunk) + 1}
 		left := data
 		for {
-			frame, err := ReadFrame(r, 100<<20)
+			frame, err := ReadFrame(r, 100<<20, nil)
 			if err != nil {
 				if len(left) == 0 != (err == io.EOF) {
 					t.Fatalf("%v with %d bytes left", err, len(left))
@@ -275,20 +276,32 @@ func (s *slowly) Read(p []byte) (int, error) {
 
 // TestFrameIsOneAllocation: of the frame's size, for an ordinary Produce.
 func TestFrameIsOneAllocation(t *testing.T) {
-	for _, size := range []int{100, 256 << 10, 1 << 20} {
+	ahead := semaphore.NewWeighted(2 << 20)
+	for _, size := range []int{100, 256 << 10, 1 << 20, 2 << 20} {
 		b := append(binary.BigEndian.AppendUint32(nil, uint32(size)), make([]byte, size)...)
 		r := bytes.NewReader(b)
 		var frame []byte
 		n := testing.AllocsPerRun(5, func() {
 			r.Reset(b)
 			var err error
-			if frame, err = ReadFrame(r, 100<<20); err != nil {
+			if frame, err = ReadFrame(r, 100<<20, ahead); err != nil {
 				t.Fatal(err)
 			}
 		})
 		if n > 2 || len(frame) != size { // the length's own eight bytes are the other
 			t.Errorf("%d bytes: %v allocations", size, n)
 		}
+	}
+	if !ahead.TryAcquire(2 << 20) {
+		t.Error("memory was not given back")
+	}
+	if n := testing.AllocsPerRun(5, func() {
+		_, err := ReadFrame(bytes.NewReader(append(binary.BigEndian.AppendUint32(nil, 4<<20), make([]byte, 8)...)), 100<<20, ahead)
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatal(err)
+		}
+	}); n > 10 {
+		t.Errorf("without memory ahead: %v allocations", n)
 	}
 }
 

@@ -157,13 +157,13 @@ func (s *Store) put(ctx context.Context, key string, body objstore.Body) error {
 	if err := s.settle(ctx, dir); err != nil {
 		return err
 	}
-	if _, err := s.fs.Size(name); err == nil || errors.Is(err, syscall.EISDIR) {
-		return s.exists(name) // a repeated put: spare the disk
-	}
 	if bufs, ok := body.(objstore.Buffers); ok && s.packed(key) {
 		if done, err := s.putPacked(ctx, f, name, bufs); done {
 			return err
 		}
+	}
+	if _, err := s.fs.Size(name); err == nil || errors.Is(err, syscall.EISDIR) {
+		return s.exists(name) // a repeated put: spare the disk
 	}
 	return s.putFile(ctx, name, body)
 }

@@ -42,6 +42,8 @@ type fault struct {
 type faults struct {
 	dice *dice
 
+	put time.Duration // that a put takes longer
+
 	mu    sync.Mutex
 	calm  bool           // no more faults
 	down  time.Time      // both stores fail until then
@@ -96,6 +98,9 @@ func (f *faults) isDown() bool {
 func (f *faults) next(op string, write, busy bool) fault {
 	f.tally(op)
 	out := fault{before: latency + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
+	if op == "put" {
+		out.before += f.put
+	}
 	switch {
 	case f.isCalm(), !write && f.dice.below(op, 50) > 0 && !f.isDown():
 		return out

@@ -1,0 +1,117 @@
+package enginetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/varvelog/varve/internal/catalog"
+)
+
+const (
+	gapPartitions = 256
+	gapPut        = 25 * time.Millisecond // of a PUT, as S3's
+	gapRate       = 4 * time.Millisecond  // between two records
+	gapMove       = 350 * time.Millisecond
+)
+
+// TestGaps measures how long a record waits for its acknowledgement when its
+// leader is killed, drained, stopped and started again: by the bubble's clock, so
+// what is seen is what Varve waits for, and not the machine.
+func TestGaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		d := newDice(1)
+		w := &world{t: t, dice: d, current: make(map[int32]*process), ids: []int32{1, 2, 3}, cancel: cancel,
+			cluster: newCluster(d, map[string]string{"auto.create.topics.enable": "false", "wal.interval.ms": "100"})}
+		w.cluster.faults.settle()
+		w.cluster.faults.put = gapPut
+		defer w.end()
+		w.startAll(ctx)
+		wait(ctx, 20*time.Second) // slots are even
+		cl := w.producer(ctx, kgo.MetadataMaxAge(time.Second), kgo.ProduceRequestTimeout(600*time.Millisecond), kgo.RequestTimeoutOverhead(100*time.Millisecond))
+		defer cl.Close()
+		if err := createTopic(ctx, cl, "gaps", gapPartitions, nil); err != nil {
+			t.Fatal(err)
+		}
+		load := &gapLoad{waits: make(map[int32]time.Duration)}
+		var working sync.WaitGroup
+		lctx, stop := context.WithCancel(ctx)
+		working.Go(func() { load.run(lctx, cl) })
+		wait(ctx, 5*time.Second)
+		placement := catalog.New(w.cluster.ledger.items)
+		drained := func(ids ...int32) func() {
+			return func() {
+				if err := placement.AlterPlacement(ctx, func(p *catalog.Placement) { p.Drained = ids }); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		for _, harm := range []struct {
+			what  string
+			do    func()
+			limit time.Duration
+		}{
+			{"nothing", func() {}, 200 * time.Millisecond},
+			{"drain", drained(3), gapMove},
+			{"drain undone", drained(), gapMove},
+			{"kill", func() { w.life(2).kill() }, time.Second},
+			{"start", func() { w.restart(ctx, 2) }, gapMove},
+			{"stop", func() { w.leave(1) }, gapMove},
+			{"start", func() { w.restart(ctx, 1) }, gapMove},
+		} {
+			load.reset()
+			harm.do()
+			wait(ctx, 20*time.Second)
+			longest := load.longest()
+			t.Logf("%-12s longest wait of a record: %s", harm.what, longest.Round(time.Millisecond))
+			if longest > harm.limit {
+				t.Errorf("%s: a record waited for %s, at most %s is allowed", harm.what, longest.Round(time.Millisecond), harm.limit)
+			}
+		}
+		stop()
+		working.Wait()
+	})
+}
+
+// gapLoad writes a record to one partition after the other, and keeps for each how long one waited.
+type gapLoad struct {
+	mu    sync.Mutex
+	waits map[int32]time.Duration
+	since time.Time
+}
+
+func (l *gapLoad) run(ctx context.Context, cl *client) {
+	for n := 0; ctx.Err() == nil; n++ {
+		begin, p := time.Now(), int32(n%gapPartitions)
+		cl.Produce(context.WithoutCancel(ctx), &kgo.Record{Topic: "gaps", Partition: p, Value: []byte(fmt.Sprint(n))}, func(_ *kgo.Record, err error) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if begin.After(l.since) && err == nil {
+				l.waits[p] = max(l.waits[p], time.Since(begin))
+			}
+		})
+		wait(ctx, gapRate)
+	}
+}
+
+func (l *gapLoad) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.waits)
+	l.since = time.Now()
+}
+
+func (l *gapLoad) longest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Max(slices.Collect(maps.Values(l.waits)))
+}

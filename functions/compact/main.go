@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda"
 
 	"github.com/varvelog/varve/functions/job"
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/compaction"
 )
 
@@ -25,7 +26,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		return nil, err
 	}
 	j, err := compaction.New(compaction.Options{
-		Catalog: c.Catalog, Store: c.Store, Slots: c.Slots, Holder: job.Holder, Reserve: e.Reserve, Config: c.Config,
+		Catalog: c.Catalog, Store: c.Store, Slots: c.Slots, Holder: catalog.FunctionHolder, Reserve: e.Reserve, Config: c.Config,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {

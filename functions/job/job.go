@@ -23,9 +23,6 @@ import (
 	"github.com/varvelog/varve/tiering/objstore/s3store"
 )
 
-// Holder is the name under which all functions take the leases of jobs.
-const Holder = "function"
-
 // endTime is kept of a run's time for what it does at its end: recording how
 // far it is.
 const endTime = 20 * time.Second

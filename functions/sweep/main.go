@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambda"
 
 	"github.com/varvelog/varve/functions/job"
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/sweep"
 )
@@ -27,7 +28,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		return nil, err
 	}
 	s, err := sweep.New(sweep.Options{
-		Catalog: c.Catalog, Store: c.Store, Holder: job.Holder, Reserve: e.Reserve,
+		Catalog: c.Catalog, Store: c.Store, Holder: catalog.FunctionHolder, Reserve: e.Reserve,
 		Grace:  func() time.Duration { return config.EffectiveTopic(c.Config(), nil).FileDeleteDelay },
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})

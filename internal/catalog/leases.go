@@ -14,6 +14,9 @@ import (
 // with it.
 var ErrHeld = errors.New("catalog: lease is held")
 
+// FunctionHolder is the name under which functions take the leases of jobs.
+const FunctionHolder = "function"
+
 // Lease is the right to do a job's work, and where it stands. What makes it
 // safe is that each of the job's commits checks the lease's item, which changes with
 // every acquisition: a holder that was overtaken can commit nothing more. The
@@ -69,9 +72,10 @@ func (l Lease) attrs() meta.Attrs {
 }
 
 // Free tells whether holder may try to take the lease: nobody is at work, and
-// the work is not reserved for another name.
+// the work is not reserved for another name. Functions need not mind that:
+// where there are any, the work is theirs, and brokers have it while none runs.
 func (l Lease) Free(holder string, now time.Time) bool {
-	return !now.Before(l.Until) && (holder == l.Holder || !now.Before(l.Reserved))
+	return !now.Before(l.Until) && (holder == l.Holder || holder == FunctionHolder || !now.Before(l.Reserved))
 }
 
 // Lease returns a job's lease as it is; one that nobody ever had has Epoch 0.

@@ -161,9 +161,7 @@ func (c *Coordinator) listSlot(ctx context.Context, slot catalog.Slot, groups ma
 		if c.loaded(ids[i]) {
 			return
 		}
-		rctx, cancel := context.WithTimeout(ctx, ioTimeout)
-		defer cancel()
-		g, err := readState(rctx, c.o.Catalog, storeID(ids[i]))
+		g, err := c.peek(ctx, ids[i])
 		mu.Lock()
 		defer mu.Unlock()
 		switch {

@@ -280,7 +280,8 @@ func TestManyMembersRebalanceTogether(t *testing.T) {
 	})
 }
 
-// TestTakeover: the next owner goes on with members and offsets, and the former one can write nothing more.
+// TestTakeover: the next owner goes on with members and offsets, and the former one can write nothing more
+// of what the next one has loaded, or what has members.
 func TestTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -296,7 +297,10 @@ func TestTakeover(t *testing.T) {
 		off, _ := fetch(t, c, "g")
 		want(t, "offset", off, 5)
 		want(t, "a late commit", commit(t, old, commitReq("g", j.MemberID, 1, "t", 9)), kafka.NotCoordinator)
-		want(t, "a late commit to a group that was only scanned", commit(t, old, commitReq("s", "", -1, "t", 9)), kafka.NotCoordinator)
+		want(t, "a late commit to a group that nobody has loaded", commit(t, old, commitReq("s", "", -1, "t", 8)), kafka.None)
+		off, _ = fetch(t, c, "s")
+		want(t, "what was acknowledged late", off, 8)
+		want(t, "a later commit", commit(t, old, commitReq("s", "", -1, "t", 9)), kafka.NotCoordinator)
 		want(t, "a late group", commit(t, old, commitReq("new", "", -1, "t", 9)), kafka.NotCoordinator)
 		want(t, "a late join", old.Join(t.Context(), joinReq("", 3), "", "").ErrorCode, int16(kafka.NotCoordinator))
 		off, _ = fetch(t, c, "g")
@@ -393,6 +397,7 @@ func TestRetentionAndMemory(t *testing.T) {
 		off, _ := fetch(t, c, "")
 		want(t, "offset", off, 7)
 		time.Sleep(30 * time.Minute)
+		want(t, "expired", w.turn(hour), 3)
 		want(t, "list", list(t, c, nil, nil), "0: ")
 		want(t, "groups in memory", c.Loaded(), 0)
 	})

@@ -28,10 +28,7 @@ type Join struct {
 }
 
 // Protocol is one that a member offers, with its opaque metadata.
-type Protocol struct {
-	Name     string `json:"n"`
-	Metadata []byte `json:"m"`
-}
+type Protocol = catalog.GroupProtocol
 
 // Sync is a SyncGroup request.
 type Sync struct {

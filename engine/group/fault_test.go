@@ -89,19 +89,19 @@ func TestAcknowledgedCommitsStay(t *testing.T) {
 	}
 }
 
-func acknowledged(t *testing.T, seed uint64) {
-	w := newWorld(t)
+// someFaults returns a hook by which calls are slow, and four of so many are
+// refused, fail, apply unseen or land late, while on says so.
+func someFaults(seed uint64, of int, on *atomic.Bool) func(string, []meta.Op) memmeta.Fault {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	var mu sync.Mutex
-	var faulty atomic.Bool
-	w.store.Hook = func(op string, _ []meta.Op) memmeta.Fault {
-		if !faulty.Load() {
+	return func(op string, _ []meta.Op) memmeta.Fault {
+		if !on.Load() {
 			return memmeta.Fault{}
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		f := memmeta.Fault{Before: time.Duration(rng.IntN(50)) * time.Millisecond}
-		switch rng.IntN(6) {
+		switch rng.IntN(of) {
 		case 0:
 			f.Busy = true
 		case 1:
@@ -116,6 +116,12 @@ func acknowledged(t *testing.T, seed uint64) {
 		}
 		return f
 	}
+}
+
+func acknowledged(t *testing.T, seed uint64) {
+	w := newWorld(t)
+	var faulty atomic.Bool
+	w.store.Hook = someFaults(seed, 6, &faulty)
 	c, stop := w.start()
 	var acked, sent int64 = -1, -1
 	for range 60 {

@@ -20,6 +20,8 @@ package group
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -35,7 +37,6 @@ const (
 	sweepEvery = 10 * time.Second
 	idleFor    = time.Minute      // a group with nothing under way stays so long in memory
 	ioTimeout  = 10 * time.Second // of one call of the catalogue
-	scansPer   = 64               // scans for expired offsets of idle groups in one retention time
 	maxLoaded  = 10_000           // groups in memory beyond which idle ones leave at once
 )
 
@@ -198,28 +199,26 @@ func (c *Coordinator) sweep() {
 	})
 }
 
-// expireLoop looks for expired offsets: often in the groups in memory, seldom
-// in the others, which are read for it. A slot that is new here is scanned at
-// once, which also wakes the groups that have members, so that their sessions end.
+// expireLoop looks for expired offsets in the groups in memory; those of the
+// others are the retention job's. In a slot that is new here it wakes the groups
+// that have members, so that their sessions end.
 func (c *Coordinator) expireLoop(ctx context.Context) {
-	scanned := make(map[kafka.Slot]scanOf)
+	woken := make(map[kafka.Slot]kafka.LeaderEpoch)
 	var expired time.Time
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		cfg := c.o.Config()
-		old := max(cfg.OffsetsRetention/scansPer, cfg.OffsetsRetentionCheck)
 		for _, slot := range c.o.Slots() {
-			if ctx.Err() != nil {
-				return
+			if epoch, ok := woken[slot.Slot]; ok && epoch == slot.Epoch {
+				continue
 			}
-			last, ok := scanned[slot.Slot]
-			if !ok || last.epoch != slot.Epoch || time.Since(last.at) >= old {
-				scanned[slot.Slot] = scanOf{slot.Epoch, time.Now()}
-				c.scan(ctx, slot)
+			if err := c.wake(ctx, slot); err == nil {
+				woken[slot.Slot] = slot.Epoch
+			} else if ctx.Err() == nil {
+				c.o.Logger.Warn("wake the groups of a slot", "slot", slot.Slot, "error", err)
 			}
 		}
-		if time.Since(expired) >= cfg.OffsetsRetentionCheck {
+		if time.Since(expired) >= c.o.Config().OffsetsRetentionCheck {
 			expired = time.Now()
 			c.each(func(e *entry) { e.expire() })
 		}
@@ -230,28 +229,37 @@ func (c *Coordinator) expireLoop(ctx context.Context) {
 	}
 }
 
-// scanOf is when a slot was scanned, and under which epoch.
-type scanOf struct {
-	epoch kafka.LeaderEpoch
-	at    time.Time
-}
-
-// scan visits all groups of a slot, one at a time.
-func (c *Coordinator) scan(ctx context.Context, slot catalog.Slot) {
+// wake loads the groups of a slot that have members, one at a time. Of the
+// others only the state is read, and nothing is written. One that fails does not
+// hold up the others; the last error is returned.
+func (c *Coordinator) wake(ctx context.Context, slot catalog.Slot) (failed error) {
 	ids, err := c.groups(ctx, slot.Slot)
-	if err != nil && ctx.Err() == nil {
-		c.o.Logger.Warn("list groups for expiry", "slot", slot.Slot, "error", err)
+	if err != nil {
+		return err
 	}
 	for _, id := range ids {
 		if ctx.Err() != nil {
-			return
+			return ctx.Err()
 		}
-		_ = c.view(ctx, id, Now, func(*Group) {}) // loads it
-		if e, ok := c.enter(id); ok {
-			e.expire()
-			e.mu.Unlock()
+		g, err := c.peek(ctx, id)
+		switch {
+		case errors.Is(err, catalog.ErrCorruptGroup): // who asks for it is told
+		case err != nil:
+			failed = err
+		case g.state != Empty:
+			if code := c.view(ctx, id, Now, func(*Group) {}); code != kafka.None {
+				failed = fmt.Errorf("load group %q: %w", id, code)
+			}
 		}
 	}
+	return failed
+}
+
+// peek reads a group's state, as it was saved, and keeps nothing in memory.
+func (c *Coordinator) peek(ctx context.Context, id string) (*Group, error) {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	return readState(ctx, c.o.Catalog, storeID(id))
 }
 
 func (c *Coordinator) groups(ctx context.Context, slot kafka.Slot) ([]string, error) {

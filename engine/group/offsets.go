@@ -79,29 +79,24 @@ func (g *Group) onDeleteOffsets(r DeleteOffsets) {
 //	a simple group                    when the offset was committed
 //	a stable consumer group           when the offset of a topic without subscriber was committed
 //
-// and otherwise offsets stay (KIP-211).
+// and otherwise offsets stay (KIP-211). Groups without members that are in no
+// coordinator's memory are the retention job's.
 func (g *Group) onExpire(now time.Time, r Expire) {
 	if !g.Exists() {
 		return
 	}
 	for tp, o := range g.offsets {
 		name, ok := r.Name(tp.Topic)
-		base := time.UnixMilli(o.CommitMs)
+		var since time.Time
 		expires := true
 		switch {
 		case g.state == Empty && g.protocolType != "":
-			if g.emptySince.After(base) {
-				base = g.emptySince
-			}
+			since = g.emptySince
 		case g.state == Empty:
 		default:
 			expires = g.state == Stable && g.protocolType == "consumer" && ok && !g.subscribed(name)
 		}
-		end := base.Add(g.Limits.Retention)
-		if o.ExpireMs > 0 {
-			end = time.UnixMilli(o.ExpireMs)
-		}
-		if !ok || expires && !now.Before(end) {
+		if !ok || expires && !now.Before(o.Expires(since, g.Limits.Retention)) {
 			g.out.Del = append(g.out.Del, tp)
 		}
 	}

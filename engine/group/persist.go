@@ -78,7 +78,9 @@ func read(ctx context.Context, cat *catalog.Catalog, id string) (catalog.GroupSt
 }
 
 func (e *entry) install(item catalog.GroupState, g *Group) {
-	g.resume(time.Now())
+	if g.resume(time.Now()) {
+		e.version++
+	}
 	e.group, e.item, e.unsettled = g, item, false
 	waiting := e.waiting
 	e.waiting = nil

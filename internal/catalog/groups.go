@@ -7,13 +7,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
 )
 
-// GroupState is a group's state: a value that the group coordinator encodes,
-// and the item that its commits are conditional on.
+// GroupState is a group's state: a SavedGroup as text, and the item that the
+// coordinator's commits are conditional on.
 type GroupState struct {
 	ID     string
 	Value  []byte
@@ -31,6 +32,19 @@ type GroupOffset struct {
 	ExpireMs    int64             `json:"x,omitempty"` // when it expires by the client's wish; 0: by the broker's setting
 }
 
+// Expires returns when an offset may go: when its client said, else a retention
+// after it was committed, or since a moment behind that (KIP-211).
+func (o GroupOffset) Expires(since time.Time, retention time.Duration) time.Time {
+	if o.ExpireMs > 0 {
+		return time.UnixMilli(o.ExpireMs)
+	}
+	from := time.UnixMilli(o.CommitMs)
+	if since.After(from) {
+		from = since
+	}
+	return from.Add(retention)
+}
+
 const (
 	chunkBytes = 256 << 10 // of a group's state in one item
 	maxChunks  = 12
@@ -43,6 +57,8 @@ const (
 	partPrefix    = "part/"
 	offsetsPrefix = "offsets/"
 	afterOffsets  = "offsets0" // '0' follows '/'; the state and its parts sort behind
+
+	jobBroker = -1 // in a fence: not a broker, but a job
 )
 
 func groupPK(id string) string { return "group/" + id }
@@ -154,11 +170,29 @@ func offsetsOf(items []meta.Item) (map[kafka.TopicPartition]GroupOffset, error) 
 // says and the state is as g was read or saved. The value is not copied: the
 // caller does not change it any more. ErrFenced: a condition was false.
 func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (GroupState, error) {
+	ops, n, err := g.puts()
+	if err != nil {
+		return g, err
+	}
+	if !g.exists {
+		index := meta.Item{Key: meta.Key{PK: groupsPK(slot.Slot), SK: g.ID}}
+		ops = append(ops, meta.Create(index.Key, meta.Attrs{"v": format}))
+	}
+	id, err := c.withSlot(ctx, slot, ops)
+	if err != nil {
+		return g, fmt.Errorf("save group %q: %w", g.ID, err)
+	}
+	return g.saved(ops[:n], id), nil
+}
+
+// puts returns the operations that write the value. The first n put it, the
+// others delete what it takes no longer.
+func (g GroupState) puts() (ops []meta.Op, n int, err error) {
 	parts := chunk(g.Value)
 	if len(parts) > maxChunks {
-		return g, fmt.Errorf("save group %q: %d bytes: %w", g.ID, len(g.Value), ErrTooLarge)
+		return nil, 0, fmt.Errorf("save group %q: %d bytes: %w", g.ID, len(g.Value), ErrTooLarge)
 	}
-	ops := []meta.Op{meta.Put(g.item, meta.Attrs{"v": format, "value": parts[0]})}
+	ops = []meta.Op{meta.Put(g.item, meta.Attrs{"v": format, "value": parts[0]})}
 	for i, p := range parts[1:] {
 		old := meta.Item{Key: meta.Key{PK: groupPK(g.ID), SK: fmt.Sprintf(partPrefix+"%03d", i)}}
 		if i < len(g.chunks) {
@@ -169,19 +203,35 @@ func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (Group
 	for i := len(parts) - 1; i < len(g.chunks); i++ {
 		ops = append(ops, meta.Delete(g.chunks[i]))
 	}
-	if !g.exists {
-		index := meta.Item{Key: meta.Key{PK: groupsPK(slot.Slot), SK: g.ID}}
-		ops = append(ops, meta.Create(index.Key, meta.Attrs{"v": format}))
-	}
-	id, err := c.withSlot(ctx, slot, ops)
-	if err != nil {
-		return g, fmt.Errorf("save group %q: %w", g.ID, err)
-	}
-	next := GroupState{ID: g.ID, Value: g.Value, exists: true, item: written(ops[0], id)}
-	for _, op := range ops[1:len(parts)] {
+	return ops, len(parts), nil
+}
+
+// saved returns the state as a commit of puts has left it.
+func (g GroupState) saved(puts []meta.Op, id string) GroupState {
+	next := GroupState{ID: g.ID, Value: g.Value, exists: true, item: written(puts[0], id)}
+	for _, op := range puts[1:] {
 		next.chunks = append(next.chunks, written(op, id))
 	}
-	return next, nil
+	return next
+}
+
+// ClaimGroup makes a group a job's: it writes the state with the lease's fence,
+// on condition that the lease is held and the state is as g was read. That ends
+// all commits of who had read it before, and who loads it later writes it before
+// anything else; so what is read of its offsets now is all there is while
+// the state that is returned stands. ErrFenced: a condition was false.
+func (c *Catalog) ClaimGroup(ctx context.Context, lease Lease, g GroupState, value SavedGroup) (GroupState, error) {
+	value.Fence = GroupFence{Broker: jobBroker, Session: lease.Epoch}
+	g.Value = value.Encode()
+	ops, n, err := g.puts()
+	if err != nil {
+		return g, err
+	}
+	id, err := c.commit(ctx, append(ops, meta.Check(lease.item))...)
+	if err != nil {
+		return g, fmt.Errorf("claim group %q: %w", g.ID, fencedIf(err))
+	}
+	return g.saved(ops[:n], id), nil
 }
 
 // withSlot commits ops and a check of the slot's owner. The slot's item
@@ -326,6 +376,12 @@ func (c *Catalog) DeleteGroup(ctx context.Context, slot Slot, g GroupState) erro
 	if err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, err)
 	}
+	return c.RemoveGroup(ctx, slot.Slot, g)
+}
+
+// RemoveGroup is DeleteGroup for who has just written the state: its saver, or
+// the job that has claimed it.
+func (c *Catalog) RemoveGroup(ctx context.Context, slot kafka.Slot, g GroupState) error {
 	items, err := c.all(ctx, groupPK(g.ID), offsetsPrefix)
 	if err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, err)
@@ -339,7 +395,7 @@ func (c *Catalog) DeleteGroup(ctx context.Context, slot Slot, g GroupState) erro
 			return fmt.Errorf("delete offsets of group %q: %w", g.ID, fencedIf(err))
 		}
 	}
-	index, err := c.get(ctx, groupsPK(slot.Slot), g.ID)
+	index, err := c.get(ctx, groupsPK(slot), g.ID)
 	if err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, err)
 	}

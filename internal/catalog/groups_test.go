@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -112,4 +113,74 @@ func TestGroupOffsets(t *testing.T) {
 	}
 	same(t, []string{}, must[[]string](t)(c.Groups(t.Context(), 0)))
 	must[catalog.GroupState](t)(c.SaveGroup(t.Context(), slot, g)) // anew
+}
+
+// TestClaimGroup: a claim ends the coordinator's commits, and its next save the
+// claim; neither is had without the lease, or by what has changed.
+func TestClaimGroup(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	ctx := t.Context()
+	_, slot := owner(t, c, 1)
+	lease := must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", "broker-1", time.Minute))
+	saved := catalog.SavedGroup{Generation: 3, ProtocolType: "consumer", EmptySinceMs: 5}
+	g, _ := load(t, c, "g")
+	g.Value = saved.Encode()
+	g = must[catalog.GroupState](t)(c.SaveGroup(ctx, slot, g))
+	claimed := must[catalog.GroupState](t)(c.ClaimGroup(ctx, lease, g, saved))
+	got := must[catalog.SavedGroup](t)(catalog.DecodeGroup(claimed.Value))
+	saved.Fence = catalog.GroupFence{Broker: -1, Session: lease.Epoch}
+	same(t, saved, got)
+	wantErr(t, c.CommitOffsets(ctx, g, offsets{{}: {}}, nil), catalog.ErrFenced)
+	_, err := c.SaveGroup(ctx, slot, g)
+	wantErr(t, err, catalog.ErrFenced)
+	again, _ := load(t, c, "g")
+	sameGroup(t, claimed, again)
+	taken := must[catalog.GroupState](t)(c.SaveGroup(ctx, slot, again))
+	wantErr(t, c.RemoveGroup(ctx, slot.Slot, claimed), catalog.ErrFenced)
+	_, err = c.ClaimGroup(ctx, lease, claimed, saved)
+	wantErr(t, err, catalog.ErrFenced)
+	ok(t, c.CommitOffsets(ctx, taken, offsets{{}: {Offset: 1}}, nil))
+	ok(t, c.ReleaseLease(ctx, lease, time.Hour))
+	_, err = c.ClaimGroup(ctx, lease, taken, saved)
+	wantErr(t, err, catalog.ErrFenced)
+	lease = must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", "broker-1", time.Minute))
+	claimed = must[catalog.GroupState](t)(c.ClaimGroup(ctx, lease, taken, saved))
+	ok(t, c.RemoveGroup(ctx, slot.Slot, claimed))
+	same(t, []string{}, must[[]string](t)(c.Groups(ctx, 0)))
+	if g, got := load(t, c, "g"); len(g.Value) != 0 || len(got) != 0 {
+		t.Fatalf("%d bytes, %d offsets are left", len(g.Value), len(got))
+	}
+}
+
+// TestLeaseIsReserved: behind a turn for who made it, and for functions always;
+// during a turn for nobody else.
+func TestLeaseIsReserved(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	ctx := t.Context()
+	lease := must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", "broker-1", time.Minute))
+	_, err := c.AcquireLease(ctx, "retention", catalog.FunctionHolder, time.Minute)
+	wantErr(t, err, catalog.ErrHeld)
+	ok(t, c.ReleaseLease(ctx, lease, time.Hour))
+	_, err = c.AcquireLease(ctx, "retention", "broker-2", time.Minute)
+	wantErr(t, err, catalog.ErrHeld)
+	lease = must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", catalog.FunctionHolder, time.Minute))
+	_, err = c.AcquireLease(ctx, "retention", catalog.FunctionHolder, time.Minute)
+	wantErr(t, err, catalog.ErrHeld)
+	ok(t, c.ReleaseLease(ctx, lease, time.Hour))
+	_, err = c.AcquireLease(ctx, "retention", "broker-1", time.Minute)
+	wantErr(t, err, catalog.ErrHeld)
+}
+
+func FuzzDecodeGroup(f *testing.F) {
+	group := catalog.SavedGroup{State: 3, Members: []catalog.SavedMember{{ID: "m", Protocols: []catalog.GroupProtocol{{Name: "range"}}}}}
+	f.Add(group.Encode())
+	f.Add([]byte{1, 1, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		g, err := catalog.DecodeGroup(b)
+		if err != nil {
+			wantErr(t, err, catalog.ErrCorruptGroup)
+			return
+		}
+		same(t, g, must[catalog.SavedGroup](t)(catalog.DecodeGroup(g.Encode())))
+	})
 }

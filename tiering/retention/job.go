@@ -64,6 +64,7 @@ type Stats struct {
 	Segments           int64 // entries unreferenced
 	Bytes              int64 // of their objects
 	Objects            int64 // deleted
+	Offsets            int   // of groups, expired
 	Unfinished         bool  // the time was over before the pass
 }
 
@@ -140,7 +141,7 @@ func (j *Job) due(ctx context.Context) (due bool, err error) {
 		if err != nil || !lease.Free(j.o.Holder, time.Now()) {
 			return err
 		}
-		if at, err := positionOf(lease); err != nil || j.passDue(at) {
+		if at, err := positionOf(lease); err != nil || j.passDue(at) || j.groupsDue(at) {
 			due = true
 			return err
 		}
@@ -162,6 +163,8 @@ type position struct {
 	Began     int64  `json:"began,omitempty"`     // ms; when the pass that is not finished did
 	Topic     string `json:"topic,omitempty"`     // with Began: where it goes on
 	Partition int32  `json:"partition,omitempty"` // of Topic
+	Groups    int64  `json:"groups,omitempty"`    // ms; when all groups had been looked at
+	Slot      int    `json:"slot,omitempty"`      // whose groups come next
 }
 
 func positionOf(l catalog.Lease) (p position, err error) {
@@ -205,6 +208,9 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	errs := []error{t.deleteDue(ctx), t.cleanDeleted(ctx)}
 	if t.passDue(t.at) {
 		errs = append(errs, t.pass(ctx))
+	}
+	if ctx.Err() == nil && t.groupsDue(t.at) {
+		errs = append(errs, t.groups(ctx))
 	}
 	if ctx.Err() != nil {
 		t.stats.Unfinished, errs = true, nil // what failed, failed for that

@@ -8,7 +8,7 @@ import (
 
 // metrics counts what a Job does.
 type metrics struct {
-	removed, bytes, deleted, failures prometheus.Counter
+	removed, bytes, deleted, offsets, failures prometheus.Counter
 }
 
 func newMetrics() metrics {
@@ -19,13 +19,14 @@ func newMetrics() metrics {
 		removed:  counter("segments_total", "Segment entries removed from the catalogue."),
 		bytes:    counter("bytes_total", "Bytes of the objects of segments that retention removed."),
 		deleted:  counter("objects_total", "Objects deleted."),
+		offsets:  counter("group_offsets_total", "Committed offsets removed that had expired, of groups that nobody had loaded."),
 		failures: counter("failures_total", "Passes in which something failed, to be tried again."),
 	}
 }
 
 func (m metrics) register(reg prometheus.Registerer) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.removed, m.bytes, m.deleted, m.failures} {
+	for _, c := range []prometheus.Collector{m.removed, m.bytes, m.deleted, m.offsets, m.failures} {
 		errs = append(errs, reg.Register(c))
 	}
 	return errors.Join(errs...)

@@ -16,7 +16,7 @@ import (
 // finished. One that fails does not hold up the others.
 func (t *turn) pass(ctx context.Context) error {
 	if t.at.Began == 0 {
-		t.at = position{Passed: t.at.Passed, Began: time.Now().UnixMilli()}
+		t.at.Began = time.Now().UnixMilli()
 	}
 	starts, err := t.starts(ctx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (t *turn) pass(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, t.raise(ctx, raise))
-	t.at = position{Passed: t.at.Began}
+	t.at.Passed, t.at.Began, t.at.Topic, t.at.Partition = t.at.Began, 0, "", 0
 	return errors.Join(errs...)
 }
 

@@ -1,5 +1,6 @@
 // Package retention removes what a log need not keep any more: by time, by
-// size, below the log's start, and all of a deleted topic.
+// size, below the log's start, and all of a deleted topic; and the offsets of groups
+// that nobody uses.
 //
 // Plan decides, as a function of the moment and of a log's entries. Job does
 // it for all logs of a cluster, from the catalogue alone, so that it runs beside the

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/smithy-go"
@@ -51,6 +53,7 @@ func (f *storeFlags) place() string {
 type stores struct {
 	meta    meta.Store
 	objects objstore.Store
+	room    func() int64 // bytes that objects has room for; nil: no end of it
 	closers []func() error
 }
 
@@ -86,7 +89,29 @@ func (f *storeFlags) open(ctx context.Context, forBroker bool, reg prometheus.Re
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open objects: %w", err), store.Close())
 	}
-	return &stores{meta: store, objects: objects, closers: []func() error{store.Close, objects.Close}}, nil
+	return &stores{meta: store, objects: objects, room: roomOn(disk), closers: []func() error{store.Close, objects.Close}}, nil
+}
+
+// roomOn returns a function that returns the bytes that are free on a disk, at
+// most a tenth of a second old. A disk that does not say it has no end.
+func roomOn(disk *vfs.DiskFS) func() int64 {
+	type seen struct {
+		free int64
+		at   time.Time
+	}
+	var last atomic.Pointer[seen]
+	return func() int64 {
+		now := time.Now()
+		if s := last.Load(); s != nil && now.Sub(s.at) < time.Second/10 {
+			return s.free
+		}
+		free, err := disk.Free()
+		if err != nil {
+			free = math.MaxInt64
+		}
+		last.Store(&seen{free, now})
+		return free
+	}
 }
 
 // openObjects opens the objects alone: of a cluster whose catalogue is lost.

@@ -50,7 +50,7 @@ const (
 	rejoinDelay = 200 * time.Millisecond
 )
 
-// Options are a broker's ports and place. All but CacheDisk, Registry and Ready are required.
+// Options are a broker's ports and place. All but CacheDisk, Registry, Dial, Room and Ready are required.
 type Options struct {
 	Meta      meta.Store
 	Store     objstore.Store
@@ -63,6 +63,8 @@ type Options struct {
 	// Dial connects to another broker, to see when it has gone (slot.Options.Dial), and to read what it leads for
 	// consumers in this broker's rack. Nil: only heartbeats tell, and consumers read from leaders.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Room returns the bytes that the store has room for (slot.Options.Room). Nil: no end of it.
+	Room func() int64
 	// Ready is called when the broker serves, with the cluster's id.
 	Ready func(clusterID string)
 }
@@ -121,7 +123,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	b.slots = slot.Options{
 		Catalog: b.catalog, Store: o.Store, Cache: b.cache, Cold: b.cold, Config: b.config.Load,
 		Broker: o.Self.ID, Addr: net.JoinHostPort(o.Self.Host, fmt.Sprint(o.Self.Port)), Rack: o.Self.Rack,
-		View: b.view, Logger: o.Logger, Logs: b.logs, Dial: o.Dial, Follows: new(catalog.Session),
+		View: b.view, Logger: o.Logger, Logs: b.logs, Dial: o.Dial, Room: o.Room, Follows: new(catalog.Session),
 	}
 	if o.Dial != nil {
 		b.peers = peer.NewPool(fmt.Sprintf("broker-%d", o.Self.ID), o.Dial)

@@ -28,7 +28,7 @@ func (b *Broker) register(reg prometheus.Registerer) {
 	gauge("slot_owned", "Slots that this broker holds.", func(h slot.Health) float64 { return float64(h.Owned) })
 	gauge("slot_target", "Slots that this broker should hold.", func(h slot.Health) float64 { return float64(h.Target) })
 	gauge("wal_oldest_wait_seconds", "Since when the oldest PUT of the WAL is under way: it grows while the object store is away.", func(h slot.Health) float64 { return age(h.OldestPut) })
-	gauge("wal_backlog_ratio", "WAL that waits to be trimmed, in parts of wal.backlog.max.bytes. At 1 produce is refused, retriably; it grows while the catalogue is away.", func(h slot.Health) float64 { return h.Backlog })
+	gauge("wal_backlog_ratio", "WAL that waits to be trimmed, in parts of wal.backlog.max.bytes, or of the room on the disk if that is less. At 1 produce is refused, retriably; it grows while the catalogue is away.", func(h slot.Health) float64 { return h.Backlog })
 }
 
 // age returns the seconds since a time; 0: there was none.

@@ -25,6 +25,14 @@ func (l *Log) RollDue(now time.Time, own int64, check time.Duration) bool {
 	return ok && rollDue(t, l.o.Config(), now, own, check)
 }
 
+// HotBytes returns the bytes of the slices that are not sealed.
+func (l *Log) HotBytes() int64 {
+	d := &l.durable
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hot.bytes
+}
+
 func (l *Log) tail(now time.Time) (t tail, ok bool) {
 	d := &l.durable
 	d.mu.Lock()

@@ -12,7 +12,7 @@ type Health struct {
 	Live          int       // sessions, as the catalogue's newest snapshot has them
 	Renewed       time.Time // its own heartbeat, last; zero: not yet
 	OldestPut     time.Time // since when what is not durable has waited; zero: nothing waits
-	Backlog       float64   // WAL that waits to be trimmed, in parts of wal.backlog.max.bytes: at 1 produce is refused
+	Backlog       float64   // WAL that waits to be trimmed, in parts of what may: at 1 produce is refused
 }
 
 // Health returns the session's health of the moment.

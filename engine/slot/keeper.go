@@ -35,6 +35,7 @@ type keeper struct {
 	trimmed      atomic.Int64 // bytes of the WAL that the newest checkpoint made superfluous
 	recovered    atomic.Bool  // slots still name others' WAL: the next checkpoint frees it
 	leaving      atomic.Bool  // the session is to end
+	counted      atomic.Pointer[hotCount]
 }
 
 // errHaste means that a leaving session gives up what would take it long.
@@ -71,9 +72,10 @@ func (k *keeper) tail() int64 { return k.m.wal.Position().Bytes - k.trimmed.Load
 // hurry tells whether somebody waits for the keeper, or slots for their new owner.
 func (k *keeper) hurry() bool { return k.waiting.Load() > 0 || len(k.due) > 0 || k.moving.Load() }
 
-// backlog returns the WAL that waits to be trimmed, in parts of wal.backlog.max.bytes.
+// backlog returns the WAL that waits to be trimmed, in parts of wal.backlog.max.bytes, or the records that wait to
+// be sealed, in parts of what the disk has for them, if that is more.
 func (k *keeper) backlog() float64 {
-	return float64(k.tail()) / float64(k.m.o.Config().WALBacklogMax)
+	return max(float64(k.tail())/float64(k.m.o.Config().WALBacklogMax), k.cramped(0))
 }
 
 // look makes the running keeper look what is due.
@@ -143,6 +145,7 @@ func (k *keeper) turn(ctx context.Context) error {
 	if err := k.settleTails(ctx); err != nil {
 		return err
 	}
+	k.countHot()
 	var errs []error
 	now, check := time.Now(), k.m.o.Config().RetentionCheckInterval
 	for _, l := range k.m.set.All() {
@@ -165,7 +168,7 @@ func (k *keeper) turn(ctx context.Context) error {
 func (k *keeper) checkpointDue() bool {
 	cfg, now := k.m.o.Config(), k.m.wal.Position()
 	return k.recovered.Load() || now.Durable-k.checkpointed.Durable >= cfg.WALCheckpointObjects ||
-		now.Bytes-k.checkpointed.Bytes >= cfg.WALCheckpointBytes
+		now.Bytes-k.checkpointed.Bytes >= cfg.WALCheckpointBytes || k.cramped(0) >= urgent
 }
 
 // seal writes a log's hot slices as one sealed segment and commits it.
@@ -252,23 +255,26 @@ func (k *keeper) checkpoint(ctx context.Context) (err error) {
 			k.recovered.Store(true)
 		}
 	}()
-	cut := k.m.wal.Position()
-	if cut.Durable == k.checkpointed.Durable && !recovered {
+	defer k.countHot()
+	cut, little := k.m.wal.Position(), k.cramped(0) >= urgent
+	if cut.Durable == k.checkpointed.Durable && !recovered && !little {
 		return nil
 	}
 	slots := k.m.Owned() // those that come from now on may not be settled
 	if err := k.settleTails(ctx); err != nil {
 		return err
 	}
-	for _, l := range k.m.set.All() {
-		if l.RollDue(time.Now(), ownSegment, k.m.o.Config().RetentionCheckInterval) {
+	logs := k.m.set.All()
+	own := k.own(logs)
+	for _, l := range logs {
+		if l.RollDue(time.Now(), own, k.m.o.Config().RetentionCheckInterval) {
 			if err := k.seal(ctx, l); err != nil {
 				return err
 			}
 		}
 	}
 	if len(slots) > 0 {
-		if err := k.commit(ctx, slots, cut); err != nil {
+		if err := k.commit(ctx, slots, cut, little || mergeDue(slots)); err != nil {
 			return err
 		}
 	}
@@ -277,9 +283,8 @@ func (k *keeper) checkpoint(ctx context.Context) (err error) {
 	return k.sweep(ctx, slots)
 }
 
-// commit writes the checkpoint of slots at cut and makes them name it.
-func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Position) error {
-	merge := mergeDue(slots)
+// commit writes the checkpoint of slots at cut and makes them name it: it alone, if older ones are merged into it.
+func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Position, merge bool) error {
 	out, err := upload.Checkpoint(ctx, k.uploads, k.parts(slots, merge))
 	if err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)

@@ -150,9 +150,9 @@ func (m *Manager) state(s kafka.Slot) (slot catalog.Slot, here bool) {
 }
 
 // Admit waits until the WAL has room for n more bytes. While too much of it
-// waits to be trimmed it fails, retriably, with kafka.RequestTimedOut.
+// waits to be trimmed, or the disk is too full, it fails, retriably, with kafka.RequestTimedOut.
 func (m *Manager) Admit(ctx context.Context, n int) error {
-	if m.keeper.backlog() > 1 {
+	if m.keeper.backlog() > 1 || m.keeper.cramped(int64(n)) > 1 {
 		return kafka.RequestTimedOut
 	}
 	return m.wal.Admit(ctx, n)

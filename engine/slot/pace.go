@@ -9,7 +9,7 @@ import (
 // a share of the time only. The share grows with the WAL that waits to be
 // trimmed, so that sealing keeps up in the end.
 //
-//	WAL not trimmed   0 ──────── ¼ ──────── ½ of wal.backlog.max.bytes ────▶
+//	WAL not trimmed   0 ──────── ¼ ──────── ½ of what may wait ────▶
 //	share of time    1/8        1/2         1
 //
 // One goroutine uses it.

@@ -2,6 +2,7 @@ package slot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,7 @@ type rig struct {
 	nodes []*node
 	topic catalog.Topic
 	admin *catalog.Catalog
+	room  func() int64 // of brokers that start from now on
 
 	mu    sync.Mutex
 	acked map[int32]map[kafka.Offset]string
@@ -109,7 +111,7 @@ func (r *rig) start(id int32, more ...string) *node {
 	n.opts = Options{
 		Catalog: n.cat, Store: store, Cache: cache, Cold: reader, Config: func() *config.Broker { return cfg },
 		Broker: id, Addr: fmt.Sprintf("b%d:9092", id), View: &member.View{Catalog: n.cat, Slots: slots}, Logs: partition.NewSet(),
-		Logger: slog.New(slog.NewTextHandler(out, nil)).With("at", id), Dial: r.dial, Follows: new(catalog.Session),
+		Logger: slog.New(slog.NewTextHandler(out, nil)).With("at", id), Dial: r.dial, Follows: new(catalog.Session), Room: r.room,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
@@ -363,12 +365,12 @@ func (n *node) readAll(p int32) map[kafka.Offset]string {
 	return got
 }
 
-// valueOf returns the value of a batch's only record: what lies before the
-// number of headers and behind the value's length.
+// valueOf returns the value of a batch's only record.
 func valueOf(b []byte) string {
 	body := b[61:]
-	i := slices.Index(body, 1) // the null key's length
-	return string(body[i+2 : len(body)-1])
+	body = body[slices.Index(body, 1)+1:] // behind the null key's length
+	n, w := binary.Varint(body)
+	return string(body[w : w+int(n)])
 }
 
 // gate stands before a process's stores.

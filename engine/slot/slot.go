@@ -40,7 +40,7 @@ import (
 	"github.com/varvelog/varve/tiering/wal"
 )
 
-// Options are what a session needs. All fields but the metrics, Dial
+// Options are what a session needs. All fields but the metrics, Room, Dial
 // and Follows are required.
 type Options struct {
 	Catalog    *catalog.Catalog
@@ -56,6 +56,9 @@ type Options struct {
 	Logs       *partition.Set     // where the session's open logs go
 	LogMetrics *partition.Metrics // nil: none
 	WALMetrics *wal.Metrics       // nil: none
+	// Room returns the bytes that the object store has room for, on a disk that all live sessions share. It is
+	// called for each produce request. Nil: no end of it.
+	Room func() int64
 	// Dial connects to another broker's address, to see when it has gone; an
 	// error that wraps syscall.ECONNREFUSED says that nobody listens there. Nil: only heartbeats tell.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
@@ -87,6 +90,7 @@ const (
 	leaveBytes   = 64 << 20 // of WAL that a leaving session still gathers into a checkpoint
 	moveObjects  = 16       // of WAL behind the newest checkpoint with which a slot is handed over
 	trimBatch    = 1000     // objects in one delete
+	urgent       = 0.5      // of what may be hot where there is little room: a checkpoint is written
 	keeperPeriod = time.Second
 	sweepPeriod  = time.Minute
 	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -14,8 +15,15 @@ type blockFile struct {
 	direct *os.File // past it; nil where the file system can't
 }
 
-// Preallocate implements FS.
+// spareRoom is how many times as much as is preallocated must be free.
+const spareRoom = 4
+
+// Preallocate implements FS. It fails with ENOSPC where the disk has little
+// more room than that: what is reserved ahead must not take it from what is to be written now.
 func (d *DiskFS) Preallocate(name string, size int64) (BlockFile, error) {
+	if free, err := d.Free(); err == nil && free/spareRoom < size {
+		return nil, &fs.PathError{Op: "preallocate", Path: name, Err: syscall.ENOSPC}
+	}
 	f, err := d.editable("preallocate", name, os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err

@@ -128,3 +128,20 @@ func TestCrashInPlace(t *testing.T) {
 		t.Errorf("whole %d times, torn %d times; want both to happen", whole, torn)
 	}
 }
+
+// TestSpareRoom reserves ahead what would leave the disk nearly full: it is
+// refused, and leaves nothing.
+func TestSpareRoom(t *testing.T) {
+	disk, err := vfs.Disk(t.TempDir())
+	must(t, err)
+	free, err := disk.Free()
+	must(t, err)
+	if _, err := disk.Preallocate("f", free/3); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Preallocate of a third of what is free: %v", err)
+	}
+	names, err := disk.ReadDir(".")
+	must(t, err)
+	if len(names) > 0 {
+		t.Errorf("left behind: %v", names)
+	}
+}

@@ -3,6 +3,7 @@ package vfs
 import (
 	"errors"
 	"io"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,16 @@ func linkCount(f *os.File) (uint64, error) {
 		return 0, err
 	}
 	return uint64(st.Nlink), serr //nolint:unconvert // 32 bits on some systems
+}
+
+// Free returns the bytes that the disk has room for, as a process without
+// privileges may use them.
+func (d *DiskFS) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.root, &st); err != nil {
+		return 0, os.NewSyscallError("statfs", err)
+	}
+	return int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * st.Bsize, nil
 }
 
 // topDir is FS_TOPDIR_FL of the ioctls of inode flags (chattr +T).

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,19 +35,10 @@ const (
 // itself when there is room again, and all that it ever acknowledged is there
 // after kill -9.
 func TestDiskFull(t *testing.T) {
-	if os.Getenv(inside) == "" {
-		ownMounts(t)
+	disk, ok := smallMount(t, smallDisk)
+	if !ok {
 		return
 	}
-	disk := t.TempDir()
-	if err := syscall.Mount("varve", disk, "tmpfs", 0, fmt.Sprintf("size=%d", smallDisk)); err != nil {
-		t.Fatalf("mount a small disk: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
 	b := brokertest.StartWith(t, brokertest.Options{
 		Data:     filepath.Join(disk, "data"),
 		Settings: []string{"log.segment.bytes=2097152", "wal.checkpoint.objects=32", fmt.Sprintf("wal.backlog.max.bytes=%d", backlog)},
@@ -76,6 +69,70 @@ func TestDiskFull(t *testing.T) {
 	w.peer = dial(t, b.Addr)
 	eventually(t, "a record after the restart", func() bool { return w.produce() == nil })
 	w.check(t)
+}
+
+// TestDiskFullOfWAL writes several times as much as fits on a disk, with
+// retention, and with the settings that a broker has by itself, by which the whole disk
+// could be WAL that waits to be sealed: there is always room left to seal it, so that
+// retention can do its work, and the broker goes on without anybody's help.
+func TestDiskFullOfWAL(t *testing.T) {
+	disk, ok := smallMount(t, 160<<20)
+	if !ok {
+		return
+	}
+	b := brokertest.StartWith(t, brokertest.Options{
+		Data: filepath.Join(disk, "data"),
+		Settings: []string{
+			"log.retention.bytes=4194304", "log.retention.check.interval.ms=500", "log.segment.delete.delay.ms=500",
+		},
+	})
+	dial(t, b.Addr).create("full", partitions)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.DefaultProduceTopic("full"), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()),
+		kgo.MaxBufferedRecords(64), kgo.UnknownTopicRetries(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	const records = 3 * (160 << 20) / valueBytes
+	var failed atomic.Pointer[error]
+	for i := range records {
+		cl.Produce(ctx, &kgo.Record{Value: value(uint64(i))}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
+		})
+	}
+	if err := cl.Flush(ctx); err != nil {
+		t.Fatalf("%d MiB are free: %v\n%s", free(t, disk)>>20, err, b.Log())
+	}
+	if err := failed.Load(); err != nil {
+		t.Fatal(*err)
+	}
+	if !b.Alive() {
+		t.Fatal("the broker has ended")
+	}
+}
+
+// smallMount mounts a disk of so many bytes, in a process with mounts of its
+// own, which runs the test from its beginning; elsewhere ok is false, and the test is over.
+func smallMount(t *testing.T, size int) (disk string, ok bool) {
+	t.Helper()
+	if os.Getenv(inside) == "" {
+		ownMounts(t)
+		return "", false
+	}
+	disk = t.TempDir()
+	if err := syscall.Mount("varve", disk, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Fatalf("mount a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return disk, true
 }
 
 // ownMounts runs this test in a process with mounts of its own.

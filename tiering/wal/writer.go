@@ -37,6 +37,7 @@ type Position struct {
 	Next    int64 // sequence number of the next object
 	Durable int64 // all objects below are durable, and their Durable calls have returned
 	Bytes   int64 // size of all those together
+	Pending int64 // bytes appended that are not in one of those yet
 }
 
 // New returns a writer whose first object has the number o.Origin.Seq.
@@ -201,7 +202,9 @@ func (w *Writer) refuse(err error) {
 func (w *Writer) Position() Position {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.pos
+	p := w.pos
+	p.Pending = w.backlog
+	return p
 }
 
 // OldestWaiting returns when the oldest batch that is not yet durable was

@@ -54,7 +54,8 @@ cluster: build ## three brokers under load, on files, versitygw and DynamoDB Loc
 restore: build ## a lost catalogue rebuilt, and a rolling upgrade from the previous commit, under load
 	@$(STAGE) restore go -C test test -count=1 -v -timeout 20m ./restore
 
-tools: build ## Kafka's own command-line tools, and kcat
+tools: build ## the command line, Kafka's own tools, and kcat
+	@$(STAGE) command-line go -C test test -count=1 ./cli
 	@$(STAGE) tools go -C test test -count=1 ./tools
 
 clients: build ## eight real clients through every feature: the table of docs/clients.md

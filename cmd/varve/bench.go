@@ -136,8 +136,8 @@ func (f *benchFlags) consume(cmd *cobra.Command) error {
 		return err
 	}
 	defer cl.Close()
-	r := &reader{cl: cl}
-	if r.ends, err = endOffsets(cmd.Context(), cl, []string{f.topic}, -1); err != nil {
+	all, err := newGoal(cmd.Context(), cl, []string{f.topic}, place{offset: -1}, &consumeFlags{partition: -1})
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.duration)
@@ -145,7 +145,7 @@ func (f *benchFlags) consume(cmd *cobra.Command) error {
 	var read atomic.Int64
 	progress := startProgress(cmd.ErrOrStderr(), &read)
 	begin := time.Now()
-	for len(r.ends) > 0 && ctx.Err() == nil {
+	for len(all.left) > 0 && ctx.Err() == nil {
 		fetches := cl.PollFetches(ctx)
 		if err := fetches.Err0(); err != nil && ctx.Err() == nil {
 			return err
@@ -153,7 +153,7 @@ func (f *benchFlags) consume(cmd *cobra.Command) error {
 		read.Add(int64(fetches.NumRecords()))
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			if n := len(p.Records); n > 0 {
-				r.reached(p.Topic, p.Partition, p.Records[n-1].Offset+1)
+				all.reached(p.Topic, p.Partition, p.Records[n-1].Offset+1)
 			}
 		})
 	}

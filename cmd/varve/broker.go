@@ -2,17 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -34,6 +33,8 @@ type brokerFlags struct {
 	fargate   bool
 	configs   []string
 	logLevel  string
+	json      bool
+	settings  bool // list them
 }
 
 func newBrokerCommand() *cobra.Command {
@@ -48,7 +49,12 @@ func newBrokerCommand() *cobra.Command {
 		Example: "  varve broker\n  varve broker --data /var/lib/varve --listen 127.0.0.1:9092 --config num.partitions=6\n" +
 			"  varve broker --bucket my-log --table my-log --create",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.settings {
+				return listSettings(cmd)
+			}
+			return f.run(cmd)
+		},
 	}
 	fs := cmd.Flags()
 	f.register(fs, "data directory; made where there is none")
@@ -60,6 +66,8 @@ func newBrokerCommand() *cobra.Command {
 	fs.Int32Var(&f.id, "id", noID, "broker id (default: one that this data directory has and nobody runs, else a new one)")
 	fs.BoolVar(&f.fargate, "fargate", false, "take --id, --rack and --advertise from the metadata of the Fargate task that this broker runs in")
 	fs.StringArrayVar(&f.configs, "config", nil, "broker setting key=value, by Kafka's names; may be repeated")
+	fs.BoolVar(&f.settings, "list-settings", false, "list the settings that --config takes, with their defaults, and end")
+	fs.BoolVar(&f.json, "json", false, "print and log JSON, a line each")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
@@ -74,6 +82,9 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
+	if err := f.fromSettings(kv, cmd.Flags().Changed); err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
 	cfg, err := config.ParseBroker(f.withDefaults(kv))
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
@@ -82,7 +93,11 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	var handler slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})
+	if f.json {
+		handler = slog.NewJSONHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})
+	}
+	log := slog.New(handler)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
 	}
@@ -98,10 +113,7 @@ func (f *brokerFlags) run(cmd *cobra.Command) error {
 		}
 		defer unlock()
 	}
-	ctx, stop := context.WithCancel(cmd.Context())
-	defer stop()
-	secondSignalKills(ctx)
-	return f.serve(ctx, cmd.OutOrStdout(), cfg, log)
+	return f.serve(cmd.Context(), cmd.OutOrStdout(), cfg, log)
 }
 
 func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Broker, log *slog.Logger) (err error) {
@@ -139,6 +151,7 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	defer web.stop()
 	return broker.Run(ctx, broker.Options{
 		Meta: stores.meta, Store: stores.objects, CacheDisk: cache, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
+		Room: stores.room,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		},
@@ -190,6 +203,10 @@ func (f *brokerFlags) self(listening string) (api.Broker, error) {
 }
 
 func (f *brokerFlags) welcome(out io.Writer, addr, clusterID string) {
+	if f.json {
+		_ = json.NewEncoder(out).Encode(map[string]any{"broker": f.id, "cluster": clusterID, "address": addr, "data": f.place()}) // nobody reads it, then
+		return
+	}
 	fmt.Fprintf(out, "varve broker %d of cluster %s, listening on %s, data in %s\n", f.id, clusterID, addr, f.place())
 	boot := ""
 	if addr != "127.0.0.1:9092" {
@@ -197,10 +214,4 @@ func (f *brokerFlags) welcome(out io.Writer, addr, clusterID string) {
 	}
 	fmt.Fprintf(out, "try:  echo hello | bin/varve produce greetings%s\n", boot)
 	fmt.Fprintf(out, "      bin/varve consume greetings --exit%s\n", boot)
-}
-
-// secondSignalKills gives the signals their usual effect once the first has
-// begun the drain.
-func secondSignalKills(ctx context.Context) {
-	context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
 }

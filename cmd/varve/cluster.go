@@ -134,10 +134,37 @@ func waitFlag(cmd *cobra.Command) *time.Duration {
 	return cmd.Flags().Duration("wait", 30*time.Second, "how long to wait until it is so; 0: not at all")
 }
 
-// until waits until done is true of the cluster, which the brokers bring about.
-func (p placed) until(ctx context.Context, limit time.Duration, done func(*member.Cluster) bool) error {
+// placement is what the commands that place slots print.
+type placement struct {
+	Slot   *kafka.Slot `json:"slot,omitempty"` // nil: all of a broker's
+	Broker int32       `json:"broker"`         // -1: whichever the balance says
+	Undone bool        `json:"undone"`
+	Done   bool        `json:"done"` // it is so already
+}
+
+func (d placement) print(cmd *cobra.Command) error {
+	return printerOf(cmd).value(d, func(w io.Writer) {
+		switch {
+		case d.Slot == nil && d.Undone:
+			fmt.Fprintf(w, "broker %d may own slots again\n", d.Broker)
+		case d.Slot == nil && d.Done:
+			fmt.Fprintf(w, "broker %d owns no slots any more\n", d.Broker)
+		case d.Slot == nil:
+			fmt.Fprintf(w, "broker %d is to own no slots\n", d.Broker)
+		case d.Undone:
+			fmt.Fprintf(w, "slot %d is no longer pinned\n", *d.Slot)
+		case d.Done:
+			fmt.Fprintf(w, "slot %d is at broker %d\n", *d.Slot, d.Broker)
+		default:
+			fmt.Fprintf(w, "slot %d is to be at broker %d\n", *d.Slot, d.Broker)
+		}
+	})
+}
+
+// until waits until done is true of the cluster, which the brokers bring about, and prints what was asked for.
+func (p placed) until(ctx context.Context, limit time.Duration, what placement, cmd *cobra.Command, done func(*member.Cluster) bool) error {
 	if limit <= 0 {
-		return nil
+		return what.print(cmd)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -146,7 +173,8 @@ func (p placed) until(ctx context.Context, limit time.Duration, done func(*membe
 	for {
 		c, err := p.now(ctx)
 		if err == nil && done(c) {
-			return nil
+			what.Done = true
+			return what.print(cmd)
 		}
 		select {
 		case <-tick.C:
@@ -179,10 +207,14 @@ func newClusterDrain(f *storeFlags) *cobra.Command {
 					at.Drained = append(at.Drained, id)
 				}
 			})
-			if err != nil || undo {
+			if err != nil {
 				return err
 			}
-			return p.until(ctx, *wait, func(c *member.Cluster) bool {
+			done := placement{Broker: id, Undone: undo}
+			if undo {
+				return done.print(cmd)
+			}
+			return p.until(ctx, *wait, done, cmd, func(c *member.Cluster) bool {
 				for s := range kafka.Slot(c.Slots()) {
 					if o := c.Owner(s); o.Epoch >= 0 && o.Session.Broker == id && c.Lives(o.Session) {
 						return false
@@ -234,10 +266,14 @@ func newClusterMove(f *storeFlags) *cobra.Command {
 				}
 				at.Pins[s] = to
 			})
-			if err != nil || undo {
+			if err != nil {
 				return err
 			}
-			return p.until(ctx, *wait, func(c *member.Cluster) bool {
+			done := placement{Slot: &s, Broker: to, Undone: undo}
+			if undo {
+				return done.print(cmd)
+			}
+			return p.until(ctx, *wait, done, cmd, func(c *member.Cluster) bool {
 				o := c.Owner(s)
 				return o.Epoch >= 0 && o.Session.Broker == to && c.Lives(o.Session)
 			})

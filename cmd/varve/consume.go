@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -47,25 +46,25 @@ func newConsumeCommand() *cobra.Command {
 	return cmd
 }
 
-// offset returns where to start.
-func (f *consumeFlags) offset() (kgo.Offset, error) {
-	at, err := parsePlace(f.from, time.Now())
-	if err != nil {
-		return kgo.Offset{}, fmt.Errorf("--from %w", err)
-	}
+// kgo returns a place as the client takes it.
+func (p place) kgo() kgo.Offset {
 	switch {
-	case at.end:
-		return kgo.NewOffset().AtEnd(), nil
-	case at.offset >= 0:
-		return kgo.NewOffset().At(at.offset), nil
-	case !at.time.IsZero():
-		return kgo.NewOffset().AfterMilli(at.time.UnixMilli()), nil
+	case p.end:
+		return kgo.NewOffset().AtEnd()
+	case p.offset >= 0:
+		return kgo.NewOffset().At(p.offset)
+	case !p.time.IsZero():
+		return kgo.NewOffset().AfterMilli(p.time.UnixMilli())
 	}
-	return kgo.NewOffset().AtStart(), nil
+	return kgo.NewOffset().AtStart()
 }
 
 func (f *consumeFlags) run(cmd *cobra.Command, topics []string) error {
-	opts, err := f.options(cmd.Context(), topics)
+	from, err := parsePlace(f.from, time.Now())
+	if err != nil {
+		return fmt.Errorf("--from %w", err)
+	}
+	opts, err := f.options(topics, from.kgo())
 	if err != nil {
 		return err
 	}
@@ -80,7 +79,7 @@ func (f *consumeFlags) run(cmd *cobra.Command, topics []string) error {
 	defer cl.Close()
 	r := &reader{cl: cl, left: f.count, format: format, out: bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)}
 	if f.exit {
-		if r.ends, err = endOffsets(cmd.Context(), cl, topics, f.partition); err != nil {
+		if r.goal, err = newGoal(cmd.Context(), cl, topics, from, f); err != nil {
 			return err
 		}
 	}
@@ -88,25 +87,23 @@ func (f *consumeFlags) run(cmd *cobra.Command, topics []string) error {
 		p := startProgress(cmd.ErrOrStderr(), &r.read)
 		defer p.stop()
 	}
-	err = r.run(cmd.Context(), f.exit)
+	err = r.run(cmd.Context())
 	if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
-		err = nil // Ctrl-C ends a follow
+		if err = errInterrupted; !f.exit && f.count == 0 {
+			err = nil // Ctrl-C ends a follow
+		}
 	}
 	err = errors.Join(err, r.out.Flush())
-	if f.group != "" && err == nil {
+	if f.group != "" && (err == nil || errors.Is(err, errInterrupted)) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), f.timeout)
 		defer cancel()
-		err = cl.CommitMarkedOffsets(ctx)
+		err = errors.Join(err, cl.CommitMarkedOffsets(ctx))
 	}
 	return err
 }
 
-func (f *consumeFlags) options(_ context.Context, topics []string) ([]kgo.Opt, error) {
-	at, err := f.offset()
-	if err != nil {
-		return nil, err
-	}
-	opts := []kgo.Opt{kgo.ConsumeResetOffset(at), kgo.FetchMaxWait(500 * time.Millisecond)}
+func (f *consumeFlags) options(topics []string, at kgo.Offset) ([]kgo.Opt, error) {
+	opts := []kgo.Opt{kgo.ConsumeResetOffset(at), kgo.FetchMaxWait(500 * time.Millisecond), kgo.KeepControlRecords()}
 	if f.committed {
 		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	}
@@ -127,20 +124,23 @@ func (f *consumeFlags) options(_ context.Context, topics []string) ([]kgo.Opt, e
 	return opts, nil
 }
 
-// reader writes what it polls, until it reaches the ends or its count.
+// reader writes what it polls, until it reaches its goal or its count.
 type reader struct {
 	cl     *kgo.Client
-	ends   map[string]map[int32]int64 // where to stop; emptied as partitions get there
+	goal   *goal // nil: none
 	left   int64
 	format recordWriter
 	out    *bufio.Writer
 	read   atomic.Int64
 }
 
-func (r *reader) run(ctx context.Context, exit bool) error {
-	for !exit || len(r.ends) > 0 {
-		fetches := r.cl.PollFetches(ctx)
-		if err := ctx.Err(); err != nil {
+func (r *reader) run(ctx context.Context) error {
+	for r.goal == nil || len(r.goal.left) > 0 {
+		fetches, err := r.poll(ctx)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
 			return err
 		}
 		var errs []error
@@ -150,21 +150,9 @@ func (r *reader) run(ctx context.Context, exit bool) error {
 		if len(errs) > 0 {
 			return errors.Join(errs...)
 		}
-		for it := fetches.RecordIter(); !it.Done(); {
-			rec := it.Next()
-			if err := r.format(r.out, rec); err != nil {
-				return err
-			}
-			r.cl.MarkCommitRecords(rec)
-			if r.read.Add(1); r.left > 0 && r.read.Load() == r.left {
-				return nil
-			}
+		if done, err := r.write(fetches); done || err != nil {
+			return err
 		}
-		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-			if n := len(p.Records); n > 0 {
-				r.reached(p.Topic, p.Partition, p.Records[n-1].Offset+1)
-			}
-		})
 		if r.out.Buffered() > 0 {
 			if err := r.out.Flush(); err != nil {
 				return err
@@ -174,39 +162,33 @@ func (r *reader) run(ctx context.Context, exit bool) error {
 	return nil
 }
 
-func (r *reader) reached(topic string, partition int32, next int64) {
-	if end, ok := r.ends[topic][partition]; ok && next >= end {
-		delete(r.ends[topic], partition)
-		if len(r.ends[topic]) == 0 {
-			delete(r.ends, topic)
-		}
+func (r *reader) poll(ctx context.Context) (kgo.Fetches, error) {
+	if r.goal != nil {
+		return r.goal.poll(ctx)
 	}
+	return r.cl.PollFetches(ctx), nil
 }
 
-// endOffsets returns the ends of the partitions that have records.
-func endOffsets(ctx context.Context, cl *kgo.Client, topics []string, only int32) (map[string]map[int32]int64, error) {
-	adm := kadm.NewClient(cl)
-	ends, err := adm.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return nil, err
-	}
-	starts, err := adm.ListStartOffsets(ctx, topics...)
-	if err != nil {
-		return nil, err
-	}
-	left := make(map[string]map[int32]int64)
-	ends.Each(func(o kadm.ListedOffset) {
-		start, _ := starts.Lookup(o.Topic, o.Partition)
-		if o.Offset <= start.Offset || only >= 0 && o.Partition != only {
-			return
+// write writes records, and tells whether it has come to the count.
+func (r *reader) write(fetches kgo.Fetches) (done bool, err error) {
+	for it := fetches.RecordIter(); !it.Done(); {
+		rec := it.Next()
+		control := rec.Attrs.IsControl() // a transaction's end, which takes an offset
+		if !control {
+			if err := r.format(r.out, rec); err != nil {
+				return false, err
+			}
 		}
-		if left[o.Topic] == nil {
-			left[o.Topic] = make(map[int32]int64)
+		r.cl.MarkCommitRecords(rec)
+		if r.goal != nil {
+			r.goal.reached(rec.Topic, rec.Partition, rec.Offset+1)
 		}
-		left[o.Topic][o.Partition] = o.Offset
-	})
-	return left, nil
+		if control {
+			continue
+		}
+		if r.read.Add(1); r.left > 0 && r.read.Load() == r.left {
+			return true, nil
+		}
+	}
+	return false, nil
 }

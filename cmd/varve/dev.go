@@ -86,6 +86,7 @@ func (f *devFlags) run(ctx context.Context, out io.Writer) error {
 
 // child runs one broker until it ends, by itself or because ctx has ended.
 func child(ctx context.Context, cmd *exec.Cmd, say func(string)) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // else a terminal's Ctrl-C reaches it too, and with ours it is the second signal
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeout
 	r, w := io.Pipe()

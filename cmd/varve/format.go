@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -65,33 +66,50 @@ func parsePlace(s string, now time.Time) (place, error) {
 	return p, fmt.Errorf("%q: want %s", s, placeUsage)
 }
 
+// jsonRecord is a record as JSON. What is no UTF-8 is null, and stands in the
+// field that ends in _base64.
 type jsonRecord struct {
-	Topic     string            `json:"topic"`
-	Partition int32             `json:"partition"`
-	Offset    int64             `json:"offset"`
-	Time      time.Time         `json:"time"`
-	Key       *string           `json:"key"`
-	Value     *string           `json:"value"`
-	Headers   map[string]string `json:"headers,omitempty"`
+	Topic       string       `json:"topic"`
+	Partition   int32        `json:"partition"`
+	Offset      int64        `json:"offset"`
+	Time        time.Time    `json:"time"`
+	Key         *string      `json:"key"`
+	KeyBase64   []byte       `json:"key_base64,omitempty"`
+	Value       *string      `json:"value"`
+	ValueBase64 []byte       `json:"value_base64,omitempty"`
+	Headers     []jsonHeader `json:"headers,omitempty"`
+}
+
+type jsonHeader struct {
+	Key         string  `json:"key"`
+	Value       *string `json:"value"`
+	ValueBase64 []byte  `json:"value_base64,omitempty"`
 }
 
 func writeJSONRecord(w *bufio.Writer, r *kgo.Record) error {
-	j := jsonRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp.UTC(), Key: text(r.Key), Value: text(r.Value)}
+	j := jsonRecord{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp.UTC()}
+	j.Key, j.KeyBase64 = text(r.Key)
+	j.Value, j.ValueBase64 = text(r.Value)
 	for _, h := range r.Headers {
-		if j.Headers == nil {
-			j.Headers = make(map[string]string)
-		}
-		j.Headers[h.Key] = string(h.Value)
+		header := jsonHeader{Key: h.Key}
+		header.Value, header.ValueBase64 = text(h.Value)
+		j.Headers = append(j.Headers, header)
 	}
-	return json.NewEncoder(w).Encode(j)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(j)
 }
 
-func text(b []byte) *string {
+// text returns bytes as text, or as they are where they are none.
+func text(b []byte) (*string, []byte) {
 	if b == nil {
-		return nil
+		return nil, nil
+	}
+	if !utf8.Valid(b) {
+		return nil, b
 	}
 	s := string(b)
-	return &s
+	return &s, nil
 }
 
 // compileFormat turns a format into a function that writes a record.

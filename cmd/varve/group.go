@@ -74,11 +74,11 @@ func newGroupDescribe(f *clientFlags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := lags.Error(); err != nil {
-					return err
-				}
 				var rows []groupDescription
 				for _, l := range lags.Sorted() {
+					if err := l.Error(); err != nil {
+						return fmt.Errorf("group %s: %w", l.Group, err)
+					}
 					rows = append(rows, describeGroup(l))
 				}
 				return printerOf(cmd).value(rows, func(w io.Writer) { printGroups(printer{w: w}, rows) })
@@ -118,28 +118,29 @@ func newGroupReset(f *clientFlags) *cobra.Command {
 		Use: "reset-offsets NAME", Short: "Set a group's committed offsets; the group must have no members", Args: cobra.ExactArgs(1),
 		Example: "  varve group reset-offsets etl --topic clicks --to beginning",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := (&consumeFlags{from: to}).offset()
+			at, err := parsePlace(to, time.Now())
 			if err != nil {
-				return fmt.Errorf("--to: %w", err)
+				return fmt.Errorf("--to %w", err)
 			}
 			if len(topics) == 0 {
 				return errors.New("give at least one --topic")
 			}
 			return f.admin(cmd.Context(), func(ctx context.Context, adm *kadm.Client) error {
-				return resetGroup(ctx, cmd, adm, resetRequest{group: args[0], to: to, topics: topics, dry: dry})
+				return resetGroup(ctx, cmd, adm, resetRequest{group: args[0], to: at, topics: topics, dry: dry})
 			})
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "beginning", "beginning, end, an offset, an RFC 3339 time, or a duration ago")
+	cmd.Flags().StringVar(&to, "to", "beginning", placeUsage)
 	cmd.Flags().StringArrayVar(&topics, "topic", nil, "topic to reset; may be repeated")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "show the offsets without committing them")
 	return cmd
 }
 
 type resetRequest struct {
-	group, to string
-	topics    []string
-	dry       bool
+	group  string
+	to     place
+	topics []string
+	dry    bool
 }
 
 func resetGroup(ctx context.Context, cmd *cobra.Command, adm *kadm.Client, r resetRequest) error {
@@ -166,31 +167,27 @@ func resetGroup(ctx context.Context, cmd *cobra.Command, adm *kadm.Client, r res
 	})
 }
 
-// listAt resolves a place in the log, spelled as for consume --from, to offsets.
-func listAt(ctx context.Context, adm *kadm.Client, to string, topics []string) (kadm.ListedOffsets, error) {
-	switch to {
-	case "beginning":
-		return adm.ListStartOffsets(ctx, topics...)
-	case "end":
+// listAt resolves a place in the log to the offsets that topics have there,
+// which lie from their beginnings to their ends.
+func listAt(ctx context.Context, adm *kadm.Client, at place, topics []string) (kadm.ListedOffsets, error) {
+	switch {
+	case at.end:
 		return adm.ListEndOffsets(ctx, topics...)
+	case !at.time.IsZero():
+		return adm.ListOffsetsAfterMilli(ctx, at.time.UnixMilli(), topics...)
 	}
-	if at, err := time.Parse(time.RFC3339, to); err == nil {
-		return adm.ListOffsetsAfterMilli(ctx, at.UnixMilli(), topics...)
-	}
-	if ago, err := time.ParseDuration(to); err == nil {
-		return adm.ListOffsetsAfterMilli(ctx, time.Now().Add(-ago).UnixMilli(), topics...)
+	starts, err := adm.ListStartOffsets(ctx, topics...)
+	if err != nil || at.offset < 0 {
+		return starts, err
 	}
 	ends, err := adm.ListEndOffsets(ctx, topics...)
 	if err != nil {
 		return nil, err
 	}
-	var want int64
-	if _, err := fmt.Sscan(to, &want); err != nil {
-		return nil, fmt.Errorf("--to %q: %w", to, err)
-	}
 	for _, parts := range ends {
 		for p, o := range parts {
-			o.Offset = min(want, o.Offset)
+			start, _ := starts.Lookup(o.Topic, p)
+			o.Offset = max(start.Offset, min(at.offset, o.Offset))
 			parts[p] = o
 		}
 	}

@@ -19,6 +19,7 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the first signal ends the work in order, a second one ends the process
 	err := newRoot().ExecuteContext(ctx)
 	if err == nil {
 		return
@@ -54,5 +55,24 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newBrokerCommand(), newDevCommand(), newClusterCommand(), newTopicCommand(), newProduceCommand(), newConsumeCommand(), newReplayCommand(), newGroupCommand(), newSegmentCommand(), newVerifyCommand(), newCatalogCommand(), newCostCommand(), newBenchCommand())
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown makes commands that only have sub-commands fail where they are
+// given another one, rather than print their help and succeed.
+func refuseUnknown(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		refuseUnknown(sub)
+	}
+	if !cmd.HasParent() || !cmd.HasSubCommands() {
+		return
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		return fmt.Errorf("unknown command %q for %q (--help lists them)", args[0], cmd.CommandPath())
+	}
 }

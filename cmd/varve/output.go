@@ -27,6 +27,7 @@ func (p printer) value(v any, text func(w io.Writer)) error {
 	if p.json {
 		enc := json.NewEncoder(p.w)
 		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
 	}
 	text(p.w)
@@ -41,6 +42,12 @@ func (p printer) table(v any, headings string, rows func(w io.Writer)) error {
 		rows(tw)
 		_ = tw.Flush() // a write error to stdout shows at the process's end
 	})
+}
+
+// typed tells whether a person types what is read.
+func typed(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && isTerminal(f)
 }
 
 // isTerminal tells whether a file is a terminal.

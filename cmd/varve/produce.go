@@ -27,6 +27,7 @@ type produceFlags struct {
 	partitioner  string
 	partition    int32
 	whole        bool
+	nullMarker   string
 }
 
 func newProduceCommand() *cobra.Command {
@@ -47,6 +48,7 @@ func newProduceCommand() *cobra.Command {
 	fs.StringVar(&f.acks, "acks", "all", "0, 1 or all")
 	fs.StringVar(&f.partitioner, "partitioner", "default", "default (hash of the key, else sticky), round-robin or manual")
 	fs.Int32Var(&f.partition, "partition", -1, "write to this partition (the manual partitioner)")
+	fs.StringVar(&f.nullMarker, "null-marker", "", "a key or value that is exactly this is null: a tombstone, of a compacted topic (none: no nulls)")
 	fs.BoolVar(&f.whole, "whole-files", false, "each FILE is one record, keyed by its name")
 	return cmd
 }
@@ -83,39 +85,66 @@ func (f *produceFlags) run(cmd *cobra.Command, topic string, files []string) err
 	if err != nil {
 		return err
 	}
-	kv, err := keyValues(f.headers)
+	headers, err := parseHeaders(f.headers)
 	if err != nil {
 		return fmt.Errorf("--header: %w", err)
 	}
-	var headers []kgo.RecordHeader
-	for k, v := range kv {
-		headers = append(headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
-	}
-	cl, err := f.client(cmd.Context(), opts...)
+	cl, err := f.client(cmd.Context(), append(opts, kgo.RecordDeliveryTimeout(f.timeout))...)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
 	s := &sender{cl: cl, headers: headers, partition: max(f.partition, 0)}
-	progress := startProgress(cmd.ErrOrStderr(), &s.acked)
+	shown := cmd.ErrOrStderr()
+	if len(files) == 0 && typed(cmd.InOrStdin()) {
+		shown = io.Discard // a count would run over what is typed
+	}
+	progress := startProgress(shown, &s.acked)
 	err = f.send(cmd, s, files)
-	if flushErr := cl.Flush(cmd.Context()); err == nil {
+	if flushErr := cl.Flush(context.WithoutCancel(cmd.Context())); err == nil { // bounded by the delivery timeout
 		err = flushErr
 	}
 	progress.stop()
-	err = errors.Join(err, s.failure())
+	if failed := s.failure(); failed != nil {
+		err = failed
+	}
 	out := map[string]any{"topic": topic, "records": s.acked.Load()}
 	return errors.Join(err, printerOf(cmd).value(out, func(w io.Writer) {
 		fmt.Fprintf(w, "%d records acknowledged\n", s.acked.Load())
 	}))
 }
 
+// parseHeaders reads "key=value" pairs, in their order; a key may come again.
+func parseHeaders(pairs []string) ([]kgo.RecordHeader, error) {
+	var headers []kgo.RecordHeader
+	for _, p := range pairs {
+		kv, err := keyValues([]string{p})
+		if err != nil {
+			return nil, err
+		}
+		for k, v := range kv {
+			headers = append(headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
+		}
+	}
+	return headers, nil
+}
+
+// send sends all input. Ctrl-C ends what is typed at a terminal, as Ctrl-D does.
 func (f *produceFlags) send(cmd *cobra.Command, s *sender, files []string) error {
+	ctx := cmd.Context()
 	if len(files) == 0 {
-		return s.lines(cmd.Context(), cmd.InOrStdin(), f.keySeparator)
+		in := cmd.InOrStdin()
+		err := f.lines(s, newInterruptible(ctx, in))
+		if typed(in) && errors.Is(err, errInterrupted) {
+			return nil
+		}
+		return err
 	}
 	for _, name := range files {
-		if err := f.sendFile(cmd.Context(), s, name); err != nil {
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		if err := f.sendFile(ctx, s, name); err != nil {
 			return err
 		}
 	}
@@ -128,14 +157,56 @@ func (f *produceFlags) sendFile(ctx context.Context, s *sender, name string) err
 		if err != nil {
 			return err
 		}
-		return s.one(ctx, []byte(name), value)
+		return s.one([]byte(name), value)
 	}
 	file, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	return s.lines(ctx, file, f.keySeparator)
+	return f.lines(s, newInterruptible(ctx, file))
+}
+
+// lines sends a record a line.
+func (f *produceFlags) lines(s *sender, r io.Reader) error {
+	in := bufio.NewScanner(r)
+	in.Buffer(make([]byte, 0, 64<<10), maxLine)
+	for in.Scan() {
+		if in.Err() != nil { // the line may be cut off
+			break
+		}
+		key, value, err := f.parse(in.Text())
+		if err != nil {
+			return err
+		}
+		if err := s.one(key, value); err != nil {
+			return err
+		}
+	}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("read input: %w", err)
+	}
+	return nil
+}
+
+// parse returns the key and the value of a line.
+func (f *produceFlags) parse(line string) (key, value []byte, err error) {
+	if f.keySeparator != "" {
+		k, v, ok := strings.Cut(line, f.keySeparator)
+		if !ok {
+			return nil, nil, fmt.Errorf("line %q has no key separator %q", shorten(line), f.keySeparator)
+		}
+		key, line = f.bytes(k), v
+	}
+	return key, f.bytes(line), nil
+}
+
+// bytes returns the bytes of a key or a value, nil for --null-marker.
+func (f *produceFlags) bytes(s string) []byte {
+	if f.nullMarker != "" && s == f.nullMarker {
+		return nil
+	}
+	return []byte(s)
 }
 
 // sender produces records and remembers the first failure.
@@ -149,34 +220,12 @@ type sender struct {
 	err error
 }
 
-func (s *sender) lines(ctx context.Context, r io.Reader, separator string) error {
-	in := bufio.NewScanner(r)
-	in.Buffer(make([]byte, 0, 64<<10), maxLine)
-	for in.Scan() {
-		line := in.Text()
-		var key []byte
-		if separator != "" {
-			k, v, ok := strings.Cut(line, separator)
-			if !ok {
-				return fmt.Errorf("line %q has no key separator %q", shorten(line), separator)
-			}
-			key, line = []byte(k), v
-		}
-		if err := s.one(ctx, key, []byte(line)); err != nil {
-			return err
-		}
+// one sends a record; what has failed before ends it.
+func (s *sender) one(key, value []byte) error {
+	if err := s.failure(); err != nil {
+		return err
 	}
-	if err := in.Err(); err != nil {
-		return fmt.Errorf("read input: %w", err)
-	}
-	return nil
-}
-
-func (s *sender) one(ctx context.Context, key, value []byte) error {
-	if s.failure() != nil {
-		return nil //nolint:nilerr // told once, at the end
-	}
-	s.cl.Produce(ctx, &kgo.Record{Key: key, Value: value, Headers: s.headers, Partition: s.partition}, func(_ *kgo.Record, err error) {
+	s.cl.Produce(context.Background(), &kgo.Record{Key: key, Value: value, Headers: s.headers, Partition: s.partition}, func(_ *kgo.Record, err error) {
 		if err == nil {
 			s.acked.Add(1)
 			return
@@ -187,7 +236,7 @@ func (s *sender) one(ctx context.Context, key, value []byte) error {
 			s.err = fmt.Errorf("produce: %w", err)
 		}
 	})
-	return ctx.Err()
+	return nil
 }
 
 func (s *sender) failure() error {

@@ -56,7 +56,7 @@ func newReplayCommand() *cobra.Command {
 	fs.StringVar(&f.topic, "topic", "", "topic to read")
 	fs.Int32SliceVar(&f.partitions, "partition", nil, "partitions to read (all)")
 	fs.StringVar(&f.from, "from", "beginning", placeUsage)
-	fs.StringVar(&f.to, "to", "end", "where to stop: "+placeUsage)
+	fs.StringVar(&f.to, "to", "end", "where to stop, before what is there: "+placeUsage)
 	fs.BoolVar(&f.committed, "read-committed", false, "leave out records of aborted and open transactions")
 	fs.BoolVar(&f.follow, "follow", false, "go on with what is appended")
 	fs.Int64Var(&f.count, "count", 0, "stop after this many records (0: no limit)")
@@ -120,6 +120,9 @@ func (f *replayFlags) options() (o replay.Options, err error) {
 	}
 	if o.To, err = bound(f.to, now); err != nil {
 		return o, fmt.Errorf("--to %w", err)
+	}
+	if f.to == "beginning" {
+		return o, errors.New("--to beginning: nothing lies before it")
 	}
 	if f.position == "" {
 		return o, nil

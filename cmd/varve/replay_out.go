@@ -78,10 +78,13 @@ func (f *replayFlags) toFiles(cmd *cobra.Command, r *replay.Replay) error {
 			return out.Flush()
 		})
 	})
-	if err == nil {
-		fmt.Fprintf(cmd.OutOrStdout(), "%d records of %d partitions written to %s\n", records.Load(), len(r.Ranges()), f.output)
+	if err != nil {
+		return err
 	}
-	return err
+	out := map[string]any{"records": records.Load(), "partitions": len(r.Ranges()), "output": f.output}
+	return printerOf(cmd).value(out, func(w io.Writer) {
+		fmt.Fprintf(w, "%d records of %d partitions written to %s\n", records.Load(), len(r.Ranges()), f.output)
+	})
 }
 
 func count(all iter.Seq2[*kgo.Record, error], n *atomic.Int64) iter.Seq2[*kgo.Record, error] {
@@ -141,8 +144,10 @@ func (f *replayFlags) toCluster(cmd *cobra.Command, r *replay.Replay) error {
 	if failed != nil {
 		err = failed
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d records acknowledged by %s\n", acked.Load(), f.into)
-	return err
+	out := map[string]any{"records": acked.Load(), "into": f.into, "topic": topic}
+	return errors.Join(err, printerOf(cmd).value(out, func(w io.Writer) {
+		fmt.Fprintf(w, "%d records acknowledged by %s\n", acked.Load(), f.into)
+	}))
 }
 
 // makeTopic makes sure that a topic has the partitions that are read.

@@ -18,11 +18,11 @@ func newSegmentCommand() *cobra.Command {
 	f := new(storeFlags)
 	cmd := &cobra.Command{
 		Use:   "segment",
-		Short: "List and dump sealed segments, beside a running broker or without one",
+		Short: "List, dump and verify sealed segments, beside a running broker or without one",
 	}
 	f.register(cmd.PersistentFlags(), "data directory")
 	cmd.PersistentFlags().Bool("json", false, "print JSON")
-	cmd.AddCommand(newSegmentList(f), newSegmentDump(f))
+	cmd.AddCommand(newSegmentList(f), newSegmentDump(f), newVerifyCommand())
 	return cmd
 }
 

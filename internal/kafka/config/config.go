@@ -151,9 +151,6 @@ func ParseBroker(kv map[string]string) (*Broker, error) {
 	for _, name := range sorted(kv) {
 		d, ok := find(brokerDefs, name)
 		if !ok {
-			if name == "broker.id" || name == "node.id" {
-				continue
-			}
 			return nil, &Error{"Unknown broker config name: " + name}
 		}
 		if err := d.check(kv[name]); err != nil {

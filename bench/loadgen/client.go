@@ -66,6 +66,17 @@ func hasInitProducerID(ctx context.Context, c config) bool {
 	return false
 }
 
+// ready makes the topic and returns a producer's options; what would have no end gets one.
+func ready(ctx context.Context, c *config, out map[string]any) ([]kgo.Opt, error) {
+	if c.count == 0 && c.seconds == 0 {
+		c.seconds = 20
+	}
+	if err := ensureTopic(ctx, *c, out); err != nil {
+		return nil, err
+	}
+	return producerOpts(ctx, *c, out)
+}
+
 func producerOpts(ctx context.Context, c config, out map[string]any) ([]kgo.Opt, error) {
 	o := baseOpts(c)
 	var codec kgo.CompressionCodec

@@ -12,13 +12,7 @@ import (
 )
 
 func e2e(ctx context.Context, c config, out map[string]any) error {
-	if c.count == 0 && c.seconds == 0 {
-		c.seconds = 20
-	}
-	if err := ensureTopic(ctx, c, out); err != nil {
-		return err
-	}
-	opts, err := producerOpts(ctx, c, out)
+	opts, err := ready(ctx, &c, out)
 	if err != nil {
 		return err
 	}
@@ -37,7 +31,7 @@ func e2e(ctx context.Context, c config, out map[string]any) error {
 	defer cons.Close()
 	p := newPayloads(c.recordBytes)
 	const mark = uint64(1) << 62
-	h, ha := newHist(), newHist()
+	h, s := newHist(), &steady{h: newHist()}
 	var mu sync.Mutex
 	seen := map[uint64]bool{}
 	var dups int64
@@ -46,14 +40,13 @@ func e2e(ctx context.Context, c config, out map[string]any) error {
 	var got atomic.Int64
 	cctx, stop := context.WithCancel(ctx)
 	defer stop()
-	var ec errCount
 	go func() {
 		for cctx.Err() == nil {
 			fs := cons.PollFetches(cctx)
 			now := time.Now().UnixNano()
 			fs.EachError(func(_ string, _ int32, err error) {
 				if !errors.Is(err, context.Canceled) {
-					ec.add(err)
+					s.ec.add(err)
 				}
 			})
 			mu.Lock()
@@ -91,39 +84,24 @@ func e2e(ctx context.Context, c config, out map[string]any) error {
 		break
 	}
 	time.Sleep(500 * time.Millisecond)
-	var acked atomic.Int64
 	start := time.Now()
-	sent := paced(ctx, c.rate, c.seconds, c.count, func(seq int64, at time.Time) {
-		r := kgo.SliceRecord(p.value(uint64(seq), at.UnixNano(), false))
-		r.Key = key(c, uint64(seq))
-		prod.Produce(ctx, r, func(_ *kgo.Record, err error) {
-			if err != nil {
-				ec.add(err)
-				return
-			}
-			acked.Add(1)
-			d := time.Since(at)
-			mu.Lock()
-			_ = ha.RecordValue(d.Microseconds())
-			mu.Unlock()
-		})
-	})
+	s.send(ctx, c, prod, p)
 	_ = prod.Flush(ctx)
-	for i := 0; i < 200 && got.Load() < acked.Load(); i++ {
+	for i := 0; i < 200 && got.Load() < s.acked.Load(); i++ {
 		time.Sleep(50 * time.Millisecond)
 	}
 	stop()
 	mu.Lock()
 	defer mu.Unlock()
 	out["target_rate"] = c.rate
-	out["sent"] = sent
-	out["acked"] = acked.Load()
+	out["sent"] = s.sent
+	out["acked"] = s.acked.Load()
 	out["received"] = got.Load()
 	out["duplicates"] = dups
 	out["seconds"] = round(time.Since(start).Seconds(), 3)
 	out["e2e_latency"] = hist(h)
-	out["ack_latency"] = hist(ha)
-	ec.put(out)
+	out["ack_latency"] = hist(s.h)
+	s.ec.put(out)
 	return nil
 }
 

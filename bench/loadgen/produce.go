@@ -7,17 +7,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 func produceMax(ctx context.Context, c config, out map[string]any) error {
-	if c.count == 0 && c.seconds == 0 {
-		c.seconds = 20
-	}
-	if err := ensureTopic(ctx, c, out); err != nil {
-		return err
-	}
-	opts, err := producerOpts(ctx, c, out)
+	opts, err := ready(ctx, &c, out)
 	if err != nil {
 		return err
 	}
@@ -122,17 +117,40 @@ func paced(ctx context.Context, rate, seconds float64, count int64, f func(seq i
 	return total
 }
 
+// steady sends records at --rate, whatever the answers do, and measures from the
+// intended time of each until it is acknowledged.
+type steady struct {
+	sent  int64
+	acked atomic.Int64
+	ec    errCount
+
+	mu sync.Mutex
+	h  *hdrhistogram.Histogram
+}
+
+func (s *steady) send(ctx context.Context, c config, cl *kgo.Client, p *payloads) {
+	s.sent = paced(ctx, c.rate, c.seconds, c.count, func(seq int64, at time.Time) {
+		r := kgo.SliceRecord(p.value(uint64(seq), at.UnixNano(), false))
+		r.Key = key(c, uint64(seq))
+		cl.Produce(ctx, r, func(_ *kgo.Record, err error) {
+			if err != nil {
+				s.ec.add(err)
+				return
+			}
+			s.acked.Add(1)
+			d := time.Since(at)
+			s.mu.Lock()
+			_ = s.h.RecordValue(d.Microseconds())
+			s.mu.Unlock()
+		})
+	})
+}
+
 func produceRate(ctx context.Context, c config, out map[string]any) error {
-	if c.count == 0 && c.seconds == 0 {
-		c.seconds = 20
-	}
-	if err := ensureTopic(ctx, c, out); err != nil {
-		return err
-	}
 	if c.buffered == 0 {
 		c.buffered = 2_000_000_000 / c.recordBytes
 	}
-	opts, err := producerOpts(ctx, c, out)
+	opts, err := ready(ctx, &c, out)
 	if err != nil {
 		return err
 	}
@@ -147,39 +165,22 @@ func produceRate(ctx context.Context, c config, out map[string]any) error {
 			return fmt.Errorf("warm-up produce: %w", err)
 		}
 	}
-	var ec errCount
-	h := newHist()
-	var mu sync.Mutex
-	var acked atomic.Int64
+	s := &steady{h: newHist()}
 	start := time.Now()
-	sent := paced(ctx, c.rate, c.seconds, c.count, func(seq int64, at time.Time) {
-		r := kgo.SliceRecord(p.value(uint64(seq), at.UnixNano(), false))
-		r.Key = key(c, uint64(seq))
-		cl.Produce(ctx, r, func(_ *kgo.Record, err error) {
-			if err != nil {
-				ec.add(err)
-				return
-			}
-			acked.Add(1)
-			d := time.Since(at)
-			mu.Lock()
-			_ = h.RecordValue(d.Microseconds())
-			mu.Unlock()
-		})
-	})
+	s.send(ctx, c, cl, p)
 	sendSecs := time.Since(start).Seconds()
 	if err := cl.Flush(ctx); err != nil {
-		ec.add(err)
+		s.ec.add(err)
 	}
 	el := time.Since(start).Seconds()
 	out["target_rate"] = c.rate
-	out["sent"] = sent
-	out["sent_rate"] = round(float64(sent)/sendSecs, 0)
-	out["records"] = acked.Load()
-	out["records_s"] = round(float64(acked.Load())/el, 0)
-	out["mb_s"] = round(float64(acked.Load())*float64(c.recordBytes)/1e6/el, 2)
+	out["sent"] = s.sent
+	out["sent_rate"] = round(float64(s.sent)/sendSecs, 0)
+	out["records"] = s.acked.Load()
+	out["records_s"] = round(float64(s.acked.Load())/el, 0)
+	out["mb_s"] = round(float64(s.acked.Load())*float64(c.recordBytes)/1e6/el, 2)
 	out["seconds"] = round(el, 3)
-	out["ack_latency"] = hist(h)
-	ec.put(out)
+	out["ack_latency"] = hist(s.h)
+	s.ec.put(out)
 	return nil
 }

@@ -144,6 +144,7 @@ func (b *Broker) Restart(t testing.TB) {
 	line := append(append(slices.Clone(b.under), b.bin), b.args...)
 	b.cmd = exec.Command(line[0], line[1:]...)
 	b.cmd.Env = b.env
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it does not outlive a test binary that was ended by its timeout
 	out, err := b.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -9,10 +9,13 @@ package netns
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -25,6 +28,9 @@ const (
 
 // Host returns the address of a host, from 1 on.
 func Host(n int) string { return fmt.Sprintf("10.77.1.%d", n) }
+
+// prefix of the names of namespaces; the process that makes them follows.
+const prefix = "varve-"
 
 // inside tells the process in a network which it is.
 const inside = "VARVE_TEST_NETNS"
@@ -47,7 +53,8 @@ func Run(t *testing.T, hosts int) *Net {
 	if _, err := exec.LookPath("ip"); err != nil || os.Geteuid() != 0 {
 		t.Skip("network namespaces need root and iproute2's ip: nothing is cut off here")
 	}
-	n := &Net{t: t, name: "varve-" + strings.ToLower(rand.Text()[:8])}
+	removeLeft()
+	n := &Net{t: t, name: fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), strings.ToLower(rand.Text()[:8]))}
 	t.Cleanup(func() { n.remove(hosts) })
 	if err := n.make(hosts); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -57,6 +64,7 @@ func Run(t *testing.T, hosts int) *Net {
 	}
 	cmd := exec.CommandContext(t.Context(), "ip", "netns", "exec", n.host(0), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1", "-test.v")
 	cmd.Env = append(os.Environ(), inside+"="+n.name)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	t.Logf("inside:\n%s", out)
 	if err != nil {
@@ -79,6 +87,22 @@ func (n *Net) rule(verb, a, b string) {
 	for _, way := range [][2]string{{a, b}, {b, a}} {
 		if err := ip("-n", n.router(), "rule", verb, "from", way[0], "to", way[1], "blackhole"); err != nil {
 			n.t.Fatal(err)
+		}
+	}
+}
+
+// removeLeft removes namespaces of processes that were ended before they could.
+func removeLeft() {
+	out, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(out)) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		digits, _, _ := strings.Cut(strings.TrimPrefix(name, prefix), "-")
+		pid, err := strconv.Atoi(digits)
+		if strings.HasPrefix(name, prefix) && err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = ip("netns", "del", name) // somebody else may be at it
 		}
 	}
 }

@@ -114,7 +114,7 @@ func (r *Replay) load(ctx context.Context, p *partition, c chunk) (*block, error
 // fill appends a chunk's batches to a block.
 func (r *Replay) fill(ctx context.Context, b *block, c chunk) error {
 	begin := len(b.raw)
-	b.raw = slices.Grow(b.raw, int(c.bytes))
+	b.raw = room(b.raw, int(c.bytes))
 	var err error
 	if c.segment != "" {
 		err = r.readFrames(ctx, b, c)
@@ -131,11 +131,20 @@ func (r *Replay) fill(ctx context.Context, b *block, c chunk) error {
 	return r.index(b, b.raw[begin:], c)
 }
 
+// room makes room for n bytes more. Chunks are of similar sizes, so a buffer
+// that is made anew has some to spare for the next ones.
+func room(b []byte, n int) []byte {
+	if len(b) == 0 && cap(b) < n {
+		return make([]byte, 0, (n+minTarget-1)/minTarget*minTarget)
+	}
+	return slices.Grow(b, n)
+}
+
 // readFrames reads the frames of a chunk in one request, and decompresses them.
 func (r *Replay) readFrames(ctx context.Context, b *block, c chunk) error {
 	first, last := c.frames[0], c.frames[len(c.frames)-1]
 	n := int(last.Pos + int64(last.Len) - first.Pos)
-	b.packed = slices.Grow(b.packed[:0], n)[:n]
+	b.packed = room(b.packed[:0], n)[:n]
 	begin := len(b.raw)
 	return retry(ctx, func() error {
 		b.raw = b.raw[:begin]

@@ -6,6 +6,7 @@ import (
 
 	"github.com/aws/aws-cdk-go/awscdk/v2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsapplicationautoscaling"
+	"github.com/aws/aws-cdk-go/awscdk/v2/awscloudwatch"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsec2"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awsecs"
 	"github.com/aws/aws-cdk-go/awscdk/v2/awselasticloadbalancingv2"
@@ -155,7 +156,7 @@ func (b *brokers) scale(c Config) {
 	b.service.AutoScaleTaskCount(&awsapplicationautoscaling.EnableScalingProps{
 		MinCapacity: jsii.Number(c.Brokers), MaxCapacity: jsii.Number(c.MaxBrokers),
 	}).ScaleOnMetric(jsii.String("Cpu"), &awsapplicationautoscaling.BasicStepScalingPolicyProps{
-		Metric: b.service.MetricCpuUtilization(nil),
+		Metric: b.service.MetricCpuUtilization(&awscloudwatch.MetricOptions{Period: minute()}),
 		ScalingSteps: &[]*awsapplicationautoscaling.ScalingInterval{
 			{Upper: jsii.Number(20), Change: jsii.Number(-1)},
 			{Lower: jsii.Number(60), Change: jsii.Number(1)},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +15,7 @@ import (
 
 // build compiles what a deployment needs into dir: static binaries, the same
 // for the same source, so that an unchanged program is an unchanged asset.
-func build(dir string, c Config) (Assets, error) {
+func build(ctx context.Context, dir string, c Config) (Assets, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Assets{}, err
@@ -29,10 +30,10 @@ func build(dir string, c Config) (Assets, error) {
 		a.Functions[j.name] = filepath.Join(dir, j.name)
 		builds[filepath.Join(a.Functions[j.name], "bootstrap")] = [2]string{"..", "./functions/" + j.name}
 	}
-	var all errgroup.Group
+	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(2)
 	for out, what := range builds {
-		all.Go(func() error { return goBuild(out, what[0], what[1], c.Arch) })
+		all.Go(func() error { return goBuild(ctx, out, what[0], what[1], c.Arch) })
 	}
 	if err := all.Wait(); err != nil || c.Brokers == 0 {
 		return a, err
@@ -41,8 +42,8 @@ func build(dir string, c Config) (Assets, error) {
 	return a, err
 }
 
-func goBuild(out, module, pkg, arch string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", out, pkg)
+func goBuild(ctx context.Context, out, module, pkg, arch string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	text, err := cmd.CombinedOutput()

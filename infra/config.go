@@ -26,6 +26,8 @@ type Config struct {
 	DiskGiB     int     // of a broker's cache, 21 to 200 (Fargate's ephemeral storage)
 	Arch        string  // of brokers and functions: "arm64" or "amd64"
 	Every       int     // minutes between two runs of retention, and of compaction
+	SweepEvery  int     // minutes between two runs of the sweep
+	Schedules   bool    // the functions run by them
 	LogDays     float64 // that logs are kept
 	Reserve     bool    // reserves concurrency for the functions; takes it from the account's limit
 	Disposable  bool    // bucket and table go with the stack
@@ -59,7 +61,7 @@ func configOf(app constructs.Construct) (Config, error) {
 		Name: v.text("name", "varve"), Size: size, Prefix: v.text("prefix", ""), Cidr: v.text("cidr", "10.84.0.0/16"),
 		Zones: v.number("zones", c.Zones), Brokers: v.number("brokers", c.Brokers), MaxBrokers: v.number("maxBrokers", c.MaxBrokers),
 		CPU: v.number("cpu", c.CPU), MemoryMiB: v.number("memory", c.MemoryMiB), DiskGiB: v.number("disk", c.DiskGiB),
-		Arch: v.text("arch", "arm64"), Every: v.number("every", 5),
+		Arch: v.text("arch", "arm64"), Every: v.number("every", 5), SweepEvery: v.number("sweepEvery", 6*60), Schedules: v.flag("schedules", true),
 		LogDays: float64(v.number("logDays", int(c.LogDays))), Reserve: v.flag("reserve", c.Reserve), Disposable: v.flag("disposable", c.Disposable),
 		AlarmEmail: v.text("alarmEmail", ""), Permissions: v.text("permissionsBoundary", ""), Settings: v.settings("settings"),
 	}
@@ -79,6 +81,7 @@ func (c Config) validate() error {
 	within("maxBrokers", c.MaxBrokers, c.Brokers, 200)
 	within("disk", c.DiskGiB, 21, 200)
 	within("every", c.Every, 1, 60)
+	within("sweepEvery", c.SweepEvery, 1, 24*60)
 	if c.Arch != "arm64" && c.Arch != "amd64" {
 		errs = append(errs, fmt.Errorf("context arch=%q: arm64 or amd64", c.Arch))
 	}

@@ -19,20 +19,20 @@ import (
 // no run is refused while a long one is at work.
 type job struct {
 	name    string
-	every   awscdk.Duration
-	memory  int
+	every   int                 // minutes
+	memory  int                 // MiB
 	objects map[string][]string // what it may do with objects, by prefix
 }
 
 const jobConcurrency = 2
 
 func jobs(c Config) []job {
-	often := awscdk.Duration_Minutes(jsii.Number(c.Every))
 	return []job{
-		{"retention", often, 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
-		{"compact", often, 2048, map[string][]string{"seg/": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}}},
-		{"sweep", awscdk.Duration_Hours(jsii.Number(6)), 512, map[string][]string{
-			"wal/": {"s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject", "s3:AbortMultipartUpload"}, "seg/": {"s3:DeleteObject", "s3:AbortMultipartUpload"},
+		{"retention", c.Every, 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
+		{"compact", c.Every, 2048, map[string][]string{"seg/": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}}},
+		{"sweep", c.SweepEvery, 512, map[string][]string{
+			"ends/": {"s3:GetObject", "s3:PutObject"}, // before a sealed WAL is trimmed, its end is marked
+			"wal/":  {"s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject", "s3:AbortMultipartUpload"}, "seg/": {"s3:DeleteObject", "s3:AbortMultipartUpload"},
 		}},
 	}
 }
@@ -58,14 +58,15 @@ func newFunctions(scope constructs.Construct, c Config, s storage, a Assets) fun
 			env: map[string]*string{
 				"VARVE_BUCKET": s.bucket.BucketName(), "VARVE_TABLE": s.table.TableName(), "VARVE_PREFIX": jsii.String(c.Prefix), "VARVE_CLUSTER": jsii.String(c.Name),
 				"VARVE_SETTINGS": jsii.String(settingsText(c.Settings)),
-				"VARVE_RESERVE":  jsii.String(fmt.Sprintf("%.0fm", 3**j.every.ToMinutes(nil))),
+				"VARVE_RESERVE":  jsii.String(fmt.Sprintf("%dm", 3*j.every)),
 			},
 		})
 		s.grant(fn.role, j.objects)
+		every := minutes(j.every)
 		awsevents.NewRule(scope, jsii.String(title(j.name)+"Schedule"), &awsevents.RuleProps{
-			Description: jsii.String("runs " + j.name), Schedule: awsevents.Schedule_Rate(j.every),
+			Description: jsii.String("runs " + j.name), Schedule: awsevents.Schedule_Rate(every), Enabled: jsii.Bool(c.Schedules),
 			Targets: &[]awsevents.IRuleTarget{awseventstargets.NewLambdaFunction(fn.fn, &awseventstargets.LambdaFunctionProps{
-				DeadLetterQueue: f.failed, MaxEventAge: j.every, RetryAttempts: jsii.Number(2),
+				DeadLetterQueue: f.failed, MaxEventAge: every, RetryAttempts: jsii.Number(2),
 			})},
 		})
 		f.byName[j.name] = fn.fn

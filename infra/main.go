@@ -6,6 +6,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -28,7 +29,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	assets, err := build(".build", c)
+	assets, err := build(context.Background(), ".build", c)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ test: ## install what the tests need, and run everything
 lint: ## formatting, golangci-lint, vet
 	@$(STAGE) gofmt bash -c 'out=$$(gofmt -l . | grep -v ^.tools/); [ -z "$$out" ] || { echo "not formatted:"; echo "$$out"; exit 1; }'
 	@.ci/setup-lint
-	@$(STAGE) golangci-lint .tools/golangci-lint run --allow-parallel-runners --timeout 10m ./...
+	@$(STAGE) golangci-lint bash -c 'for module in . test infra; do (cd $$module && $(CURDIR)/.tools/golangci-lint run --allow-parallel-runners --timeout 10m ./...) || exit; done'
 	@$(STAGE) vet bash -c 'go -C test vet ./... && go -C bench/loadgen vet ./...'
 
 unit: ## unit tests and the fuzz corpora

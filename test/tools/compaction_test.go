@@ -204,7 +204,7 @@ func (c *compacted) epochs(t *testing.T) {
 	t.Helper()
 	var req kadm.OffsetForLeaderEpochRequest
 	req.Add("c", 0, 0)
-	got, err := kadm.NewClient(c.cl).OffetForLeaderEpoch(t.Context(), req)
+	got, err := kadm.NewClient(c.cl).OffsetForLeaderEpoch(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,9 +66,9 @@ suites: build ## other projects' integration tests: franz-go, rskafka, kafka-pyt
 	@.ci/setup-suites
 	@$(STAGE) suites go -C test test -count=1 ./suites
 
-aws: build ## the adapters, and brokers on them, against LocalStack, DynamoDB Local and versitygw
+aws: build ## the adapters, brokers on them, and the deployed functions, against LocalStack, DynamoDB Local and versitygw
 	@.ci/setup-aws
-	@$(STAGE) aws go -C test test -count=1 ./aws
+	@$(STAGE) aws go -C test test -count=1 -parallel 3 -timeout 20m ./aws
 
 infra: ## the deployment's templates (needs Node)
 	@$(STAGE) infra .ci/infra

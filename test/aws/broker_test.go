@@ -163,7 +163,7 @@ func checkSegments(t *testing.T, env, place []string) {
 // varve runs the binary and returns what it prints.
 func varve(t *testing.T, env []string, stdin string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, brokertest.Binary(t), args...)
 	cmd.Env, cmd.Stdin = append(os.Environ(), env...), strings.NewReader(stdin)

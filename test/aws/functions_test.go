@@ -1,16 +1,11 @@
 package aws
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,258 +15,333 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/internal/meta/dynamo"
 	"github.com/varvelog/varve/test/internal/awstest"
 	"github.com/varvelog/varve/test/internal/brokertest"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/compaction"
+	"github.com/varvelog/varve/tiering/retention"
+	"github.com/varvelog/varve/tiering/sweep"
+	"github.com/varvelog/varve/tiering/upload"
 )
 
-// How the records of the topic of testFunctions expire.
+// The topics of TestFunctions.
 const (
-	expiring      = "events"
-	expiringCount = 2000
-	expiry        = 30 * time.Second // until the first half expires
+	expiring = "events" // its first half expires
+	keyed    = "state"  // is compacted
+	slow     = "audit"  // is sealed a record at a time
+
+	rounds        = 8 // of writing, so that each topic has some segments
+	expiringCount = rounds * 200
+	keyedCount    = rounds * 100
+	keys          = 10
+	value         = 8 << 10          // bytes
+	slots         = 16               // fewer than brokers would make: this DynamoDB is slow
+	expiry        = 45 * time.Second // until the first half expires
 	retentionMs   = int64(time.Hour / time.Millisecond)
+	soon          = 4 * time.Minute // some runs of a schedule of one a minute
 )
 
-// testFunctions has retention run as a function: what a broker has produced and
-// rolled expires while no broker runs; the function, run by hand and then by its
-// schedule alone, unreferences it and deletes its objects; replay reads what is left.
-func testFunctions(t *testing.T, endpoint string) {
-	bucket, table := awstest.Name("bucket"), awstest.Name("table")
-	place := []string{"--bucket", bucket, "--table", table}
-	env := awstest.Environ(endpoint, endpoint)
-	fn := newFunction(t, endpoint, "retention", append(slices.Clone(env), "VARVE_BUCKET="+bucket, "VARVE_TABLE="+table, "VARVE_RESERVE=10m"))
-	b := brokertest.StartWith(t, brokertest.Options{
-		Args: append(slices.Clone(place), "--create"), Env: env, Settings: []string{"log.retention.check.interval.ms=1000"},
+// TestFunctions has the stack at work: brokers write to its bucket and table,
+// and functions compact, merge, expire and sweep what is there, each by its
+// schedule and with the rights of its role; the broker that lives hears of it, and
+// replay reads what is left with the rights of a reader.
+func TestFunctions(t *testing.T) {
+	t.Parallel()
+	endpoint := awstest.LocalStack(t)
+	d := deploy(t, endpoint, map[string]any{
+		"size": "dev", "arch": runtime.GOARCH, "every": 1, "sweepEvery": 1,
+		"settings": "log.segment.delete.delay.ms=1000,segment.merge.interval.ms=1000,segment.merge.min.count=3",
 	})
-	produceExpiring(t, b)
-	if code := b.Stop(t); code != 0 {
+	jobs := []string{compaction.JobName, retention.JobName, sweep.JobName}
+	gates := d.hold(t, jobs...)
+	c := newCluster(t, d)
+	brokers := startBrokers(t, c)
+	c.produceAll(t, brokers[0])
+	killed := c.session(t, 1)
+	brokers[0].Kill() // its WAL and its slots are the other's now
+	consumeState(t, brokers[1])
+	c.await(t, "the jobs are the functions'", func() bool {
+		return !slices.ContainsFunc(jobs, func(job string) bool { return c.holder(t, job) != catalog.FunctionHolder })
+	})
+	litter := c.litter(t, killed)
+
+	c.await(t, "segments were compacted", func() bool { return byJob(c.segments(t, keyed)) && len(c.replay(t, keyed)) < keyedCount/2 })
+	c.await(t, "small segments were merged", func() bool { now := c.segments(t, slow); return byJob(now) && len(now) <= rounds/2 })
+	c.await(t, "segments expired", func() bool { return c.segments(t, expiring)[0].Base > 0 })
+	c.await(t, "an object that nothing names was swept", func() bool { return !slices.Contains(c.objects(t), litter) })
+	c.await(t, "the objects of what was replaced and removed are gone", func() bool { return slices.Equal(c.objects(t), c.named(t)) })
+	admin := kadm.NewClient(newClient(t, brokers[1]))
+	c.await(t, "the broker knows the start", func() bool { return startOf(t, admin, expiring) == int64(c.segments(t, expiring)[0].Base) })
+	if code := brokers[1].Stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	segments := func() []string {
-		return strings.Fields(segmentKeys(varve(t, env, "", append([]string{"segment", "list"}, place...)...)))
+
+	gates["reader"] = newGate(t, endpoint, d.template.ofReader(t))
+	c.env = awstest.Environ(gates["reader"].URL, gates["reader"].URL)
+	checkExpired(t, c.replay(t, expiring))
+	checkState(t, c.replay(t, keyed))
+	if got := c.replay(t, slow); len(got) != rounds || got[0].Offset != 0 || got[rounds-1].Key != strconv.Itoa(rounds-1) {
+		t.Errorf("replay of %s: %v", slow, got)
 	}
-	before := segments()
-	for len(segments()) == len(before) { // the broker's reservation ends, records expire, the start goes up, then the entries go
-		fn.invoke(t)
-		wait(t, time.Second)
-	}
-	fn.schedule(t, "rate(1 minute)")
-	left := segments()
-	for deadline := time.Now().Add(3 * time.Minute); objects(t, endpoint, bucket) != len(left); wait(t, time.Second) {
-		if left = segments(); time.Now().After(deadline) {
-			t.Fatalf("%d objects for %d segments, which were %d", objects(t, endpoint, bucket), len(left), len(before))
-		}
-	}
-	if len(left) == 0 || len(left) >= len(before) {
-		t.Errorf("%d segments are left of %d", len(left), len(before))
-	}
-	checkReplay(t, varve(t, env, "", append([]string{"replay", "--json", "--topic", expiring}, place...)...))
-	if out := varve(t, env, "", append([]string{"verify"}, place...)...); !strings.Contains(out, "\n0 findings of damage, 0 ") {
+	if out := varve(t, c.env, "", append([]string{"verify"}, c.place...)...); !strings.Contains(out, "\n0 findings of damage, ") {
 		t.Errorf("verify printed %q", out)
+	}
+	for who, g := range gates {
+		g.check(t, who)
 	}
 }
 
-// produceExpiring writes segments of which the first half expires soon.
-func produceExpiring(t *testing.T, b *brokertest.Broker) {
+// cluster is a log on a deployment.
+type cluster struct {
+	*deployment
+	place, env []string // where the CLI and brokers find it
+	catalog    *catalog.Catalog
+}
+
+// newCluster makes the log, which brokers would make with more slots.
+func newCluster(t *testing.T, d *deployment) *cluster {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	table, err := dynamo.New(awstest.Config(d.endpoint), dynamo.Options{Table: d.outputs["Table"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cat := catalog.New(table)
+	if _, err := cat.Cluster(t.Context(), slots); err != nil {
+		t.Fatal(err)
+	}
+	return &cluster{d, []string{"--bucket", d.outputs["Bucket"], "--table", d.outputs["Table"]}, awstest.Environ(d.endpoint, d.endpoint), cat}
+}
+
+// await waits until schedules have made something so.
+func (c *cluster) await(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	begin := time.Now()
+	awaitThat(t, what, soon, so)
+	t.Logf("%s after %v", what, time.Since(begin).Round(time.Second))
+}
+
+func (c *cluster) holder(t *testing.T, job string) string {
+	t.Helper()
+	l, err := c.catalog.Lease(t.Context(), job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Holder
+}
+
+// segments returns the entries of a topic's only partition.
+func (c *cluster) segments(t *testing.T, topic string) []catalog.Segment {
+	t.Helper()
+	if err := c.catalog.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	is, ok := c.catalog.Topics().ByName(topic)
+	if !ok {
+		t.Fatalf("no topic %s", topic)
+	}
+	all, err := c.catalog.Segments(t.Context(), kafka.TopicPartition{Topic: is.ID}, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// named returns the keys of all topics' segments, in order.
+func (c *cluster) named(t *testing.T) (all []string) {
+	t.Helper()
+	for _, topic := range []string{expiring, keyed, slow} {
+		for _, s := range c.segments(t, topic) {
+			if s.Key != "" {
+				all = append(all, s.Key)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// objects returns the keys of the segments' objects in the bucket, in order.
+func (c *cluster) objects(t *testing.T) (all []string) {
+	t.Helper()
+	list := string(request(t, c.endpoint, "s3", fmt.Sprintf("GET /%s?list-type=2&prefix=seg/", c.outputs["Bucket"]), nil, nil))
+	for _, part := range strings.Split(list, "<Key>")[1:] {
+		key, _, _ := strings.Cut(part, "<")
+		all = append(all, key)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// session returns a broker's session.
+func (c *cluster) session(t *testing.T, broker int32) catalog.SessionID {
+	t.Helper()
+	all, err := c.catalog.Sessions(t.Context(), broker)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("sessions of broker %d: %v, %v", broker, all, err)
+	}
+	return all[len(all)-1].ID
+}
+
+// litter puts an object as a session would have left it that was killed: of an
+// upload that was never registered.
+func (c *cluster) litter(t *testing.T, of catalog.SessionID) (key string) {
+	t.Helper()
+	first := c.segments(t, slow)[0]
+	key = upload.SegmentKey(first.TP, first.Base, bundle.Origin{Broker: of.Broker, Epoch: of.Epoch}, 999)
+	request(t, c.endpoint, "s3", fmt.Sprintf("PUT /%s/%s", c.outputs["Bucket"], key), nil, []byte("litter"))
+	return key
+}
+
+// startBrokers starts two, whose own schedules come round after the test.
+func startBrokers(t *testing.T, c *cluster) (all []*brokertest.Broker) {
+	t.Helper()
+	for id := range 2 {
+		all = append(all, brokertest.StartWith(t, brokertest.Options{
+			Args: append([]string{"--id", strconv.Itoa(id + 1)}, c.place...), Env: c.env,
+			Settings: []string{"log.cleaner.backoff.ms=3600000", "log.retention.check.interval.ms=3600000", "broker.session.timeout.ms=3000"},
+		}))
+	}
+	return all
+}
+
+// produceAll writes to the three topics. It waits for each record of the slow
+// one to be sealed.
+func (c *cluster) produceAll(t *testing.T, b *brokertest.Broker) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	client := newClient(t, b, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	text := func(s string) *string { return &s }
-	_, err := kadm.NewClient(client).CreateTopic(ctx, 1, 1, map[string]*string{
-		"segment.bytes": text("1048576"), "retention.ms": text(strconv.FormatInt(retentionMs, 10)), "file.delete.delay.ms": text("1000"),
-	}, expiring)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range expiringCount {
-		at := time.Now()
-		if i < expiringCount/2 {
-			at = at.Add(expiry - time.Duration(retentionMs)*time.Millisecond)
-		}
-		r := &kgo.Record{Topic: expiring, Timestamp: at, Key: strconv.AppendInt(nil, int64(i), 10), Value: bytes.Repeat([]byte{'v'}, 4<<10)}
-		client.Produce(ctx, r, func(_ *kgo.Record, err error) {
-			if err != nil {
-				t.Errorf("record %d: %v", i, err)
-			}
-		})
-		if i%250 == 249 { // so that no segment has all
-			if err := client.Flush(ctx); err != nil {
-				t.Fatal(err)
-			}
-			wait(t, 500*time.Millisecond)
-		}
-	}
-}
-
-// checkReplay: the records from some offset on, up to the last one, and at
-// least those that have not expired.
-func checkReplay(t *testing.T, out string) {
-	t.Helper()
-	next, count := int64(-1), 0
-	for line := range strings.Lines(out) {
-		var r struct {
-			Offset int64
-			Key    string
-		}
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			t.Fatalf("%v: %q", err, line)
-		}
-		if next >= 0 && r.Offset != next || r.Key != strconv.FormatInt(r.Offset, 10) {
-			t.Fatalf("key %s at offset %d, want %d", r.Key, r.Offset, next)
-		}
-		next, count = r.Offset+1, count+1
-	}
-	if next != expiringCount || count < expiringCount/2 || count == expiringCount {
-		t.Errorf("%d records up to offset %d", count, next)
-	}
-}
-
-// segmentKeys returns the keys that a listing names.
-func segmentKeys(list string) string {
-	var keys []string
-	for field := range strings.FieldsSeq(list) {
-		if strings.HasPrefix(field, "seg/") {
-			keys = append(keys, field)
-		}
-	}
-	return strings.Join(keys, " ")
-}
-
-// objects returns the number of segments' objects in a bucket.
-func objects(t *testing.T, endpoint, bucket string) int {
-	t.Helper()
-	n := 0
-	for _, part := range strings.SplitAfter(call(t, endpoint, "s3", http.MethodGet, "/"+bucket+"?list-type=2&prefix=seg/", "", nil), "</Key>") {
-		if strings.HasSuffix(part, "</Key>") {
-			n++
-		}
-	}
-	return n
-}
-
-// lambda is a function in LocalStack.
-type lambda struct{ endpoint, name, arn string }
-
-// newFunction builds a program of functions/ for this machine and makes a
-// function of it, with name=value variables.
-func newFunction(t *testing.T, endpoint, program string, env []string) *lambda {
-	t.Helper()
-	variables := make(map[string]string)
-	for _, v := range env {
-		name, value, _ := strings.Cut(v, "=")
-		variables[name] = value
-	}
-	f := &lambda{endpoint: endpoint, name: program + "-" + strings.ToLower(awstest.Name("f"))}
-	var made struct{ FunctionArn string }
-	call(t, endpoint, "lambda", http.MethodPost, "/2015-03-31/functions", "", map[string]any{
-		"FunctionName": f.name, "Runtime": "provided.al2023", "Handler": "bootstrap", "Role": "arn:aws:iam::000000000000:role/r",
-		"Timeout": 60, "Environment": map[string]any{"Variables": variables}, "Code": map[string]any{"ZipFile": bootstrap(t, program)},
-	}, &made)
-	f.arn = made.FunctionArn
-	for state := ""; state != "Active"; wait(t, 100*time.Millisecond) {
-		var got struct{ Configuration struct{ State string } }
-		call(t, endpoint, "lambda", http.MethodGet, "/2015-03-31/functions/"+f.name, "", nil, &got)
-		state = got.Configuration.State
-	}
-	return f
-}
-
-// bootstrap returns a program as a package.
-func bootstrap(t *testing.T, program string) []byte {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "bootstrap")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", bin, "./functions/"+program)
-	cmd.Dir, cmd.Env = brokertest.Root(t), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", program, err, out)
-	}
-	body, err := os.ReadFile(bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var packed bytes.Buffer
-	z := zip.NewWriter(&packed)
-	header := &zip.FileHeader{Name: "bootstrap", Method: zip.Deflate}
-	header.SetMode(0o755)
-	w, err := z.CreateHeader(header)
-	if err == nil {
-		_, err = w.Write(body)
-	}
-	if err == nil {
-		err = z.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return packed.Bytes()
-}
-
-// invoke runs the function and waits for it.
-func (f *lambda) invoke(t *testing.T) {
-	t.Helper()
-	out := call(t, f.endpoint, "lambda", http.MethodPost, "/2015-03-31/functions/"+f.name+"/invocations", "", map[string]any{})
-	if !strings.Contains(out, `"unfinished":false`) {
-		t.Fatalf("%s answered %s", f.name, out)
-	}
-}
-
-// schedule has a rule of EventBridge run the function.
-func (f *lambda) schedule(t *testing.T, rate string) {
-	t.Helper()
-	var rule struct{ RuleArn string }
-	call(t, f.endpoint, "events", http.MethodPost, "/", "AWSEvents.PutRule", map[string]any{"Name": f.name, "ScheduleExpression": rate}, &rule)
-	call(t, f.endpoint, "lambda", http.MethodPost, "/2015-03-31/functions/"+f.name+"/policy", "", map[string]any{
-		"StatementId": "schedule", "Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com", "SourceArn": rule.RuleArn,
-	})
-	call(t, f.endpoint, "events", http.MethodPost, "/", "AWSEvents.PutTargets", map[string]any{"Rule": f.name, "Targets": []any{map[string]any{"Id": "f", "Arn": f.arn}}})
-}
-
-// call makes a request of a service to LocalStack, which checks no signature,
-// and returns the answer, which is also decoded into out.
-func call(t *testing.T, endpoint, service, method, path, target string, body any, out ...any) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
-	defer cancel()
-	var text []byte
-	if body != nil {
-		var err error
-		if text, err = json.Marshal(body); err != nil {
+	for topic, settings := range map[string]map[string]*string{
+		expiring: {"segment.bytes": text("1048576"), "retention.ms": text(strconv.FormatInt(retentionMs, 10))},
+		keyed:    {"segment.bytes": text("1048576"), "cleanup.policy": text("compact"), "min.cleanable.dirty.ratio": text("0.01")},
+		slow:     {"segment.ms": text("100")},
+	} {
+		if _, err := kadm.NewClient(client).CreateTopic(ctx, 1, 1, settings, topic); err != nil {
 			t.Fatal(err)
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, endpoint+path, bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
+	send := func(topic string, i int, at time.Time, key int, value []byte) {
+		client.Produce(ctx, &kgo.Record{Topic: topic, Timestamp: at, Key: strconv.AppendInt(nil, int64(key), 10), Value: value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				t.Errorf("record %d of %s: %v", i, topic, err)
+			}
+		})
 	}
-	req.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/%s/aws4_request, SignedHeaders=host, Signature=0", service))
-	if target != "" {
-		req.Header.Set("X-Amz-Target", target)
-		req.Header.Set("Content-Type", "application/x-amz-json-1.1")
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode >= 300 || resp.Header.Get("X-Amz-Function-Error") != "" {
-		t.Fatalf("%s %s %s: %s, %v: %s", service, path, target, resp.Status, err, answer)
-	}
-	for _, o := range out {
-		if err := json.Unmarshal(answer, o); err != nil {
-			t.Fatalf("%s %s: %v: %s", service, path, err, answer)
+	for round := range rounds {
+		for i := round * expiringCount / rounds; i < (round+1)*expiringCount/rounds; i++ {
+			at := time.Now()
+			if i < expiringCount/2 {
+				at = at.Add(expiry - time.Duration(retentionMs)*time.Millisecond)
+			}
+			send(expiring, i, at, i, bytes.Repeat([]byte{'v'}, value))
 		}
+		for i := round * keyedCount / rounds; i < (round+1)*keyedCount/rounds; i++ {
+			send(keyed, i, time.Now(), i%keys, append(strconv.AppendInt(nil, int64(i), 10), bytes.Repeat([]byte{' '}, value)...))
+		}
+		send(slow, round, time.Now(), round, nil)
+		if err := client.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		awaitThat(t, "a record is sealed", time.Minute, func() bool {
+			now := c.segments(t, slow)
+			return len(now) > 0 && now[len(now)-1].End == kafka.Offset(round+1)
+		})
 	}
-	return string(answer)
 }
 
-// wait is the pause between two looks at something.
-func wait(t *testing.T, d time.Duration) {
+// consumeState reads a topic from the broker that has taken it over.
+func consumeState(t *testing.T, b *brokertest.Broker) {
 	t.Helper()
-	select {
-	case <-time.After(d):
-	case <-t.Context().Done():
-		t.Fatal("the test ends")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	client := newClient(t, b, kgo.ConsumeTopics(keyed), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	for last := int64(-1); last < keyedCount-1; {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			t.Fatalf("behind offset %d: %v", last, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) { last = r.Offset })
+	}
+}
+
+// startOf returns the start of a topic's only partition, as a broker tells it.
+func startOf(t *testing.T, admin *kadm.Client, topic string) int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, _ := starts.Lookup(topic, 0)
+	return start.Offset
+}
+
+// byJob tells whether a job has written one of the segments.
+func byJob(segs []catalog.Segment) bool {
+	return slices.ContainsFunc(segs, func(s catalog.Segment) bool {
+		_, _, writer, _ := upload.ParseSegmentKey(s.Key)
+		return writer.Broker == upload.JobBroker
+	})
+}
+
+// replayed is a record as `varve replay --json` prints it.
+type replayed struct {
+	Offset     int64
+	Key, Value string
+}
+
+func (c *cluster) replay(t *testing.T, topic string) (all []replayed) {
+	t.Helper()
+	for line := range strings.Lines(varve(t, c.env, "", append([]string{"replay", "--json", "--topic", topic}, c.place...)...)) {
+		var r replayed
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v: %q", err, line)
+		}
+		if n := len(all); n > 0 && all[n-1].Offset >= r.Offset {
+			t.Fatalf("offset %d behind %d", r.Offset, all[n-1].Offset)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// checkExpired: the records from some offset on, up to the last one, and at
+// least those that have not expired.
+func checkExpired(t *testing.T, got []replayed) {
+	t.Helper()
+	n := len(got)
+	if n < expiringCount/2 || n >= expiringCount || got[n-1].Offset != expiringCount-1 || got[0].Offset != int64(expiringCount-n) {
+		t.Errorf("%d records", n)
+	}
+	for _, r := range got {
+		if r.Key != strconv.FormatInt(r.Offset, 10) {
+			t.Fatalf("key %s at offset %d", r.Key, r.Offset)
+		}
+	}
+}
+
+// checkState: the last record of each key is there, at its offset, and of the
+// others no more than those that compaction had not come to.
+func checkState(t *testing.T, got []replayed) {
+	t.Helper()
+	if len(got) >= keyedCount || len(got) < keys {
+		t.Errorf("%d records of %d are left", len(got), keyedCount)
+	}
+	last := make(map[string]int64)
+	for _, r := range got {
+		if at := strings.TrimSpace(r.Value); at != strconv.FormatInt(r.Offset, 10) {
+			t.Errorf("record %s at offset %d", at, r.Offset)
+		}
+		last[r.Key] = r.Offset
+	}
+	for key := range keys {
+		if want := int64(keyedCount - keys + key); last[strconv.Itoa(key)] != want {
+			t.Errorf("the last record of key %d is at offset %d, want %d", key, last[strconv.Itoa(key)], want)
+		}
 	}
 }

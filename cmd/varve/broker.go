@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -125,8 +126,11 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
-	if err != nil {
+	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("listen: %w (is another broker running? --listen takes another address)", err)
+	}
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
 	}
 	defer listener.Close()
 	if f.id == noID {
@@ -149,7 +153,7 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 		return err
 	}
 	defer web.stop()
-	return broker.Run(ctx, broker.Options{
+	err = broker.Run(ctx, broker.Options{
 		Meta: stores.meta, Store: stores.objects, CacheDisk: cache, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
 		Room: stores.room,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
@@ -160,6 +164,10 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 			f.welcome(out, listener.Addr().String(), clusterID)
 		},
 	})
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // Ctrl-C came before it had begun to serve
+	}
+	return err
 }
 
 // cacheDisk returns the folder of the object cache; nil on a data directory,

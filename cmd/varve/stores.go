@@ -89,12 +89,12 @@ func (f *storeFlags) open(ctx context.Context, forBroker bool, reg prometheus.Re
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open objects: %w", err), store.Close())
 	}
-	return &stores{meta: store, objects: objects, room: roomOn(disk), closers: []func() error{store.Close, objects.Close}}, nil
+	return &stores{meta: store, objects: objects, room: roomOn(disk, "objects"), closers: []func() error{store.Close, objects.Close}}, nil
 }
 
-// roomOn returns a function that returns the bytes that are free on a disk, at
-// most a tenth of a second old. A disk that does not say it has no end.
-func roomOn(disk *vfs.DiskFS) func() int64 {
+// roomOn returns a function that returns the bytes that are free on the disk of
+// a folder, at most a tenth of a second old. A disk that does not say it has no end.
+func roomOn(disk *vfs.DiskFS, folder string) func() int64 {
 	type seen struct {
 		free int64
 		at   time.Time
@@ -105,7 +105,7 @@ func roomOn(disk *vfs.DiskFS) func() int64 {
 		if s := last.Load(); s != nil && now.Sub(s.at) < time.Second/10 {
 			return s.free
 		}
-		free, err := disk.Free()
+		free, err := disk.Free(folder)
 		if err != nil {
 			free = math.MaxInt64
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"syscall"
 )
 
@@ -21,7 +22,7 @@ const spareRoom = 4
 // Preallocate implements FS. It fails with ENOSPC where the disk has little
 // more room than that: what is reserved ahead must not take it from what is to be written now.
 func (d *DiskFS) Preallocate(name string, size int64) (BlockFile, error) {
-	if free, err := d.Free(); err == nil && free/spareRoom < size {
+	if free, err := d.Free(path.Dir(name)); err == nil && free/spareRoom < size {
 		return nil, &fs.PathError{Op: "preallocate", Path: name, Err: syscall.ENOSPC}
 	}
 	f, err := d.editable("preallocate", name, os.O_CREATE|os.O_EXCL)

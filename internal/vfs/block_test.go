@@ -134,7 +134,7 @@ func TestCrashInPlace(t *testing.T) {
 func TestSpareRoom(t *testing.T) {
 	disk, err := vfs.Disk(t.TempDir())
 	must(t, err)
-	free, err := disk.Free()
+	free, err := disk.Free(".")
 	must(t, err)
 	if _, err := disk.Preallocate("f", free/3); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("Preallocate of a third of what is free: %v", err)

@@ -69,11 +69,15 @@ func linkCount(f *os.File) (uint64, error) {
 	return uint64(st.Nlink), serr //nolint:unconvert // 32 bits on some systems
 }
 
-// Free returns the bytes that the disk has room for, as a process without
-// privileges may use them.
-func (d *DiskFS) Free() (int64, error) {
+// Free returns the bytes that the disk of a directory has room for, as a
+// process without privileges may use them.
+func (d *DiskFS) Free(name string) (int64, error) {
+	p, err := d.path("free", name)
+	if err != nil {
+		return 0, err
+	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(d.root, &st); err != nil {
+	if err := unix.Statfs(p, &st); err != nil {
 		return 0, os.NewSyscallError("statfs", err)
 	}
 	return int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * st.Bsize, nil

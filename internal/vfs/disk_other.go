@@ -4,6 +4,7 @@ package vfs
 
 import (
 	"errors"
+	"math"
 	"os"
 	"syscall"
 )
@@ -45,7 +46,7 @@ func endDirect(*os.File) error { return nil }
 func (f *diskFile) writeDirect(bufs [][]byte) (int64, error) { return writev(f.f, bufs) }
 
 // Free is not to be had here: there is room.
-func (d *DiskFS) Free() (int64, error) { return math.MaxInt64, nil }
+func (d *DiskFS) Free(string) (int64, error) { return math.MaxInt64, nil }
 
 // Spread is a hint that is of use on Linux only.
 func (d *DiskFS) Spread(string) error { return nil }

@@ -37,6 +37,7 @@ func layouts() map[int16]wire.Layout {
 		46: "4 {s [4]}",                                                                            // ListPartitionReassignments
 		47: "s {s {4}}",                                                                            // OffsetDelete
 		55: "{s {4}}",                                                                              // DescribeQuorum
+		57: "4 {s 2 1} 1@1",                                                                        // UpdateFeatures
 		60: "1 1@1 1@2",                                                                            // DescribeCluster
 		61: "{s [4]}",                                                                              // DescribeProducers
 		74: "[1]@1",                                                                                // ListConfigResources

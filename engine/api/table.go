@@ -68,6 +68,7 @@ func table() []api {
 		{46, "ListPartitionReassignments", 0, 0, false, (*Server).listPartitionReassignments},
 		{47, "OffsetDelete", 0, 0, false, (*Server).offsetDelete},
 		{55, "DescribeQuorum", 0, 2, false, (*Server).describeQuorum},
+		{57, "UpdateFeatures", 0, 2, false, (*Server).updateFeatures},
 		{60, "DescribeCluster", 0, 2, false, (*Server).describeCluster},
 		{61, "DescribeProducers", 0, 0, false, (*Server).describeProducers},
 		{74, "ListConfigResources", 0, 1, false, (*Server).listConfigResources},

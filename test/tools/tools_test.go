@@ -73,6 +73,8 @@ func TestJavaTools(t *testing.T) {
 	has(tool("", "offsets", "--topic", "j"), "j:3:0")
 	has(tool("", "log-dirs", "--describe", "--topic-list", "j"), `"broker":1`)
 	has(tool("", "groups", "--delete", "--group", "jg"), "was successful")
+	has(tool("", "features", "describe"), "Feature: varve.level")
+	has(tool("", "features", "upgrade", "--feature", "varve.level=2"), "varve.level was upgraded to 2")
 	tool("", "topics", "--delete", "--topic", "j")
 	if out := tool("", "topics", "--list"); strings.TrimSpace(out) != "__consumer_offsets" {
 		t.Errorf("topics left: %s", out)

@@ -143,6 +143,9 @@ func (f *fetching) resolve() bool {
 			continue
 		}
 		f.logs[i], f.rows[i] = nil, f.failed(p, code)
+		if code == kafka.NotLeaderOrFollower {
+			f.rows[i].PreferredReadReplica = f.astray(t, p)
+		}
 		if code == kafka.UnknownTopicOrPartition || code == kafka.UnknownTopicID {
 			f.rows[i].Aborted = []wire.Aborted{} // as Kafka
 		}

@@ -81,6 +81,21 @@ func (f *fetching) follow(t *catalog.Topic, i int) bool {
 	return true
 }
 
+// astray returns the leader for a consumer with a rack that knows the leader's epoch
+// and has come here all the same: it was sent here when this broker was in its rack, and franz-go
+// leaves only for a replica that is named. -1: it finds the leader by itself.
+func (f *fetching) astray(t *catalog.Topic, p *fetchPart) int32 {
+	if f.s.o.Follow == nil || f.replica || f.req.Version < 11 || f.req.Rack == "" {
+		return -1
+	}
+	c := f.s.o.Cluster()
+	id, epoch := c.Leader(slotOf(c, t, p.key.partition))
+	if id == f.s.o.Self.ID || p.epoch != int32(epoch) {
+		return -1
+	}
+	return id
+}
+
 func (f *fetching) leadOf(b Broker) *lead {
 	for _, l := range f.leads {
 		if l.broker == b {

@@ -125,6 +125,28 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// TestAstray: a consumer that was sent to a broker which has changed its rack since is sent back to the
+// leader, unless what it knows of that is old.
+func TestAstray(t *testing.T) {
+	leader, follower, topic := newRacks(t)
+	leader.dial().produce(produceReq("t", topic, 0, -1, batch(t, "one")), 13)
+	for _, c := range []struct {
+		name  string
+		rack  string
+		epoch int32
+		to    int32
+	}{
+		{"it knows the leader", "a", 0, 1},
+		{"it knows no epoch", "a", -1, -1},
+		{"no rack", "", 0, -1},
+	} {
+		p := fetchIn(follower.dial(), c.rack, 17, topic, 0, func(req *kmsg.FetchRequest) { req.Topics[0].Partitions[0].CurrentLeaderEpoch = c.epoch })
+		if kafka.ErrorCode(p.ErrorCode) != kafka.NotLeaderOrFollower || p.PreferredReadReplica != c.to {
+			t.Errorf("%s: %v, replica %d, want %d", c.name, kafka.ErrorCode(p.ErrorCode), p.PreferredReadReplica, c.to)
+		}
+	}
+}
+
 // TestFollow reads at the follower what the leader has.
 func TestFollow(t *testing.T) {
 	leader, follower, topic := newRacks(t)

@@ -115,17 +115,19 @@ func (c *Catalog) AddSegment(ctx context.Context, slot Slot, topic Topic, s Segm
 // Segments returns up to limit (0: all) segments of a partition that hold offsets of
 // from or later, in order.
 func (c *Catalog) Segments(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, limit int) ([]Segment, error) {
-	first, ok, err := c.segmentBefore(ctx, tp, from)
-	if err != nil {
-		return nil, err
-	}
 	var all []Segment
 	r := meta.Range{Prefix: "seg/", Limit: limit}
-	if ok {
-		if first.End > from {
-			all = append(all, first)
+	if from > 0 { // there may be one that begins before
+		first, ok, err := c.segmentBefore(ctx, tp, from)
+		if err != nil {
+			return nil, err
 		}
-		r.After = segSK(first.Base)
+		if ok {
+			if first.End > from {
+				all = append(all, first)
+			}
+			r.After = segSK(first.Base)
+		}
 	}
 	for limit <= 0 || len(all) < limit {
 		items, more, err := c.store.Query(ctx, logPK(tp), r)

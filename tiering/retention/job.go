@@ -60,7 +60,7 @@ type Options struct {
 
 // Stats are what a turn did.
 type Stats struct {
-	Partitions, Raised int   // looked at; whose log start was raised
+	Partitions, Raised int   // gone over; whose log start was raised
 	Segments           int64 // entries unreferenced
 	Bytes              int64 // of their objects
 	Objects            int64 // deleted
@@ -73,6 +73,7 @@ type Stats struct {
 type Job struct {
 	o       Options
 	metrics metrics
+	quiet   map[kafka.TopicPartition]quiet
 }
 
 // New returns a Job. It starts nothing.
@@ -95,7 +96,7 @@ func New(o Options) (*Job, error) {
 	if o.Deleted == nil {
 		o.Deleted = func(string) {}
 	}
-	j := &Job{o: o, metrics: newMetrics()}
+	j := &Job{o: o, metrics: newMetrics(), quiet: make(map[kafka.TopicPartition]quiet)}
 	if o.Registerer != nil {
 		if err := j.metrics.register(o.Registerer); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)

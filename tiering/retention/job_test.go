@@ -337,7 +337,7 @@ func TestContinues(t *testing.T) {
 			_, err := r.cat.CreateTopic(t.Context(), catalog.Topic{Name: name, Partitions: 3})
 			r.must(err)
 		}
-		r.meta.Hook = func(string, []meta.Op) memmeta.Fault { return memmeta.Fault{Before: time.Second} }
+		r.meta.Hook = func(string, []meta.Op) memmeta.Fault { return memmeta.Fault{Before: 2 * time.Second} }
 		seen, turns := 0, 0
 		for more := true; more; turns++ {
 			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)

@@ -25,7 +25,12 @@ func (t *turn) pass(ctx context.Context) error {
 	var errs []error
 	var raise []catalog.LogStart
 	for l := range t.logs(starts) {
-		to, err := t.partition(ctx, l)
+		t.stats.Partitions++
+		to := l.start
+		rests, err := t.rests(ctx, l)
+		if err == nil && !rests {
+			to, err = t.partition(ctx, l)
+		}
 		if ctx.Err() != nil {
 			return errors.Join(errs...)
 		}
@@ -49,6 +54,7 @@ func (t *turn) pass(ctx context.Context) error {
 	}
 	errs = append(errs, t.raise(ctx, raise))
 	t.at.Passed, t.at.Began, t.at.Topic, t.at.Partition = t.at.Began, 0, "", 0
+	t.forget()
 	return errors.Join(errs...)
 }
 
@@ -115,20 +121,29 @@ type logOf struct {
 // start has to be raised. Entries that changed meanwhile, or whose topic went,
 // are left to the next pass.
 func (t *turn) partition(ctx context.Context, l logOf) (start kafka.Offset, err error) {
-	t.stats.Partitions++
 	plan := Log{Config: l.cfg, LogStart: l.start}
-	if l.cfg.Delete && l.cfg.RetentionBytes >= 0 {
-		if plan.Bytes, err = t.size(ctx, l); err != nil {
+	var size size
+	if ruleOf(l.cfg).bySize() {
+		if size, err = t.size(ctx, l); err != nil {
 			return l.start, err
 		}
+		plan.Bytes = size.bytes
 	}
 	start = l.start
 	for from := kafka.Offset(0); ; {
-		if plan.Segments, plan.Last, err = t.segments(ctx, l.tp, from); err != nil || len(plan.Segments) == 0 {
+		plan.Segments, plan.Last, err = t.segments(ctx, l.tp, from)
+		if err != nil {
 			return start, err
 		}
-		from = plan.Segments[len(plan.Segments)-1].End
 		d := Plan(time.Now(), plan)
+		if from == 0 && len(d.Remove) == 0 && d.LogStart == l.start {
+			t.rest(l, firstAbove(plan.Segments, l.start), size)
+			return l.start, nil
+		}
+		if len(plan.Segments) == 0 {
+			return start, nil
+		}
+		from = plan.Segments[len(plan.Segments)-1].End
 		start, plan.Bytes = max(start, d.LogStart), d.Bytes
 		if err := t.remove(ctx, l, d); err != nil || !d.More {
 			if errors.Is(err, catalog.ErrFenced) || errors.Is(err, catalog.ErrNotFound) {
@@ -139,21 +154,38 @@ func (t *turn) partition(ctx context.Context, l logOf) (start kafka.Offset, err 
 	}
 }
 
-// size returns the bytes of a log.
-func (t *turn) size(ctx context.Context, l logOf) (int64, error) {
-	bytes := t.o.Tail(l.tp)
-	for from := l.start; ; {
-		segs, last, err := t.segments(ctx, l.tp, from)
+// firstAbove returns the first entry with offsets from start on, or nil.
+func firstAbove(segs []catalog.Segment, start kafka.Offset) *catalog.Segment {
+	for i := range segs {
+		if segs[i].End > start {
+			return &segs[i]
+		}
+	}
+	return nil
+}
+
+// size is how much there is of a log.
+type size struct {
+	bytes int64        // in all
+	end   kafka.Offset // of its newest entry
+	tail  int64        // bytes behind that
+}
+
+func (t *turn) size(ctx context.Context, l logOf) (size, error) {
+	s := size{end: l.start, tail: t.o.Tail(l.tp)}
+	s.bytes = s.tail
+	for {
+		segs, last, err := t.segments(ctx, l.tp, s.end)
 		if err != nil {
-			return 0, err
+			return s, err
 		}
 		for i := range segs {
-			bytes += segs[i].RawSize
+			s.bytes += segs[i].RawSize
+			s.end = segs[i].End
 		}
 		if last {
-			return bytes, nil
+			return s, nil
 		}
-		from = segs[len(segs)-1].End
 	}
 }
 

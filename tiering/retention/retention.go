@@ -108,22 +108,23 @@ func bySize(segs []catalog.Segment, bytes, limit int64) int {
 	return n
 }
 
-// byTime returns how many of the oldest segments are older than limit ms. One whose
-// records have no time is as old as its sealing.
+// byTime returns how many of the oldest segments are older than limit ms.
 func byTime(segs []catalog.Segment, now time.Time, limit int64) int {
 	if limit < 0 {
 		return 0
 	}
 	n := 0
-	for n < len(segs) {
-		at := segs[n].MaxTimestamp
-		if at < 0 {
-			at = segs[n].CreatedMs
-		}
-		if now.UnixMilli()-at <= limit {
-			break
-		}
+	for n < len(segs) && now.UnixMilli()-agedFrom(&segs[n]) > limit {
 		n++
 	}
 	return n
+}
+
+// agedFrom returns from when on retention.ms counts, in ms. A segment whose records
+// have no time is as old as its sealing.
+func agedFrom(s *catalog.Segment) int64 {
+	if s.MaxTimestamp < 0 {
+		return s.CreatedMs
+	}
+	return s.MaxTimestamp
 }

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -125,11 +126,14 @@ func Prefix(broker int32, epoch int64) string {
 	return fmt.Sprintf(KeyPrefix+"%010d/%020d/", broker, epoch)
 }
 
-// ParseKey reads a key that Key made; ok is false for any other.
+// ParseKey reads a key that Key made; ok is false for any other. Listings are long, so it is quick.
 func ParseKey(key string) (o bundle.Origin, ok bool) {
-	if !strings.HasPrefix(key, KeyPrefix) { // Sscanf is slow, and listings are long
+	rest, ok := strings.CutPrefix(key, KeyPrefix)
+	if !ok || len(rest) != 10+1+20+1+20 || rest[10] != '/' || rest[31] != '/' {
 		return o, false
 	}
-	n, err := fmt.Sscanf(key, "wal/%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
-	return o, err == nil && n == 3 && Key(o) == key
+	broker, err1 := strconv.ParseUint(rest[:10], 10, 31)
+	epoch, err2 := strconv.ParseUint(rest[11:31], 10, 63)
+	seq, err3 := strconv.ParseUint(rest[32:], 10, 63)
+	return bundle.Origin{Broker: int32(broker), Epoch: int64(epoch), Seq: int64(seq)}, err1 == nil && err2 == nil && err3 == nil
 }

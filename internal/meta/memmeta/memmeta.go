@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -34,11 +35,25 @@ type Store struct {
 	Hook func(op string, ops []meta.Op) Fault
 
 	mu    sync.Mutex
-	items map[string]map[string]meta.Item
+	parts map[string]*part
+}
+
+// part is what has one partition key.
+type part struct {
+	items map[string]meta.Item
+	keys  []string // sorted
 }
 
 // New returns an empty store.
-func New() *Store { return &Store{items: make(map[string]map[string]meta.Item)} }
+func New() *Store { return &Store{parts: make(map[string]*part)} }
+
+// item returns an item; s.mu is held.
+func (s *Store) item(key meta.Key) (item meta.Item, ok bool) {
+	if p := s.parts[key.PK]; p != nil {
+		item, ok = p.items[key.SK]
+	}
+	return item, ok
+}
 
 func (s *Store) fault(ctx context.Context, op string, ops []meta.Op) (Fault, error) {
 	if s.Hook == nil {
@@ -72,7 +87,7 @@ func (s *Store) Get(ctx context.Context, key meta.Key) (meta.Item, error) {
 		return meta.Item{}, ErrInjected
 	}
 	s.mu.Lock()
-	item, ok := s.items[key.PK][key.SK]
+	item, ok := s.item(key)
 	s.mu.Unlock()
 	if err := wait(ctx, f.After); err != nil {
 		return meta.Item{}, err
@@ -100,22 +115,47 @@ func (s *Store) Query(ctx context.Context, pk string, r meta.Range) ([]meta.Item
 func (s *Store) query(pk string, r meta.Range) (items []meta.Item, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for sk, item := range s.items[pk] {
-		if !strings.HasPrefix(sk, r.Prefix) || r.After != "" && (!r.Reverse && sk <= r.After || r.Reverse && sk >= r.After) {
-			continue
-		}
-		item.Attrs = maps.Clone(item.Attrs)
-		items = append(items, item)
+	p, limit := s.parts[pk], r.Limit
+	if p == nil {
+		return nil, false
 	}
-	sort.Slice(items, func(i, j int) bool { return (items[i].SK < items[j].SK) != r.Reverse })
-	limit := r.Limit
 	if limit <= 0 {
 		limit = 1000
 	}
-	if len(items) > limit {
-		return items[:limit], true
+	for _, sk := range p.within(r) {
+		if len(items) == limit {
+			return items, true
+		}
+		item := p.items[sk]
+		item.Attrs = maps.Clone(item.Attrs)
+		items = append(items, item)
 	}
 	return items, false
+}
+
+// within returns the keys of a range, in its order.
+func (p *part) within(r meta.Range) []string {
+	from, _ := slices.BinarySearch(p.keys, r.Prefix)
+	to := from + sort.Search(len(p.keys)-from, func(i int) bool { return !strings.HasPrefix(p.keys[from+i], r.Prefix) })
+	if r.After != "" {
+		at, found := slices.BinarySearch(p.keys, r.After)
+		if r.Reverse {
+			to = max(from, min(to, at))
+		} else if from = min(to, max(from, at)); found && from == at {
+			from = min(to, at+1)
+		}
+	}
+	keys := p.keys[from:to]
+	if !r.Reverse {
+		return keys
+	}
+	limit := len(keys)
+	if r.Limit > 0 {
+		limit = min(limit, r.Limit+1)
+	}
+	last := slices.Clone(keys[len(keys)-limit:])
+	slices.Reverse(last)
+	return last
 }
 
 // Commit implements meta.Store.
@@ -150,21 +190,42 @@ func (s *Store) apply(id string, ops []meta.Op) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, op := range ops {
-		if !op.Holds(s.items[op.Key.PK][op.Key.SK]) {
+		item, _ := s.item(op.Key)
+		if !op.Holds(item) {
 			return meta.ErrConflict
 		}
 	}
 	for _, op := range ops {
 		switch op.Kind {
 		case meta.OpCreate, meta.OpReplace:
-			if s.items[op.Key.PK] == nil {
-				s.items[op.Key.PK] = make(map[string]meta.Item)
-			}
-			s.items[op.Key.PK][op.Key.SK] = meta.Item{Key: op.Key, Version: op.Old.Version + 1, CommitID: id, Attrs: maps.Clone(op.Attrs)}
+			s.put(meta.Item{Key: op.Key, Version: op.Old.Version + 1, CommitID: id, Attrs: maps.Clone(op.Attrs)})
 		case meta.OpDelete:
-			delete(s.items[op.Key.PK], op.Key.SK)
+			s.remove(op.Key)
 		case meta.OpCheck:
 		}
 	}
 	return nil
+}
+
+func (s *Store) put(item meta.Item) {
+	p := s.parts[item.PK]
+	if p == nil {
+		p = &part{items: make(map[string]meta.Item)}
+		s.parts[item.PK] = p
+	}
+	if at, found := slices.BinarySearch(p.keys, item.SK); !found {
+		p.keys = slices.Insert(p.keys, at, item.SK)
+	}
+	p.items[item.SK] = item
+}
+
+func (s *Store) remove(key meta.Key) {
+	p := s.parts[key.PK]
+	if p == nil {
+		return
+	}
+	if at, found := slices.BinarySearch(p.keys, key.SK); found {
+		p.keys = slices.Delete(p.keys, at, at+1)
+		delete(p.items, key.SK)
+	}
 }

@@ -63,9 +63,9 @@ func TestBalanceByLoad(t *testing.T) {
 			t.Fatalf("partitions %v are both with %d still", busy, now[busy[0]])
 		}
 		read(time.Minute, func() bool { return false }) // both slots of the pair have arrived
-		owners := w.owners(t)
+		owners := w.owners()
 		read(5*time.Minute, func() bool { return false })
-		if again := w.owners(t); !maps.Equal(owners, again) {
+		if again := w.owners(); !maps.Equal(owners, again) {
 			t.Error("slots go on moving")
 		}
 		count := make(map[int32]int)
@@ -78,19 +78,6 @@ func TestBalanceByLoad(t *testing.T) {
 			}
 		}
 	})
-}
-
-// owners returns whose each slot is.
-func (w *world) owners(t *testing.T) map[int64]int32 {
-	t.Helper()
-	l := w.cluster.ledger
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := make(map[int64]int32)
-	for s, o := range l.slots {
-		all[s] = o.owner.Broker
-	}
-	return all
 }
 
 func (w *world) leaders(ctx context.Context, cl *client) map[int32]int32 {

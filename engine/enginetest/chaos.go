@@ -13,6 +13,10 @@ const startLimit = 3 * time.Minute
 // repairs what it did. It returns when the last has.
 func (w *world) chaos(ctx context.Context) {
 	d := w.dice
+	if w.cluster.ledger.broken == followerForgets {
+		w.leftBehind(ctx)
+		return
+	}
 	busy := make(map[int32]chan struct{})
 	var harms sync.WaitGroup
 	for range (2 + d.below("chaos", 4)) * (1 + len(w.ids)/3) {
@@ -46,8 +50,12 @@ func (w *world) strike(ctx context.Context, id int32) {
 	d := w.dice
 	p := w.life(id)
 	harm := d.below("chaos", 12)
-	if w.cluster.ledger.broken != "" {
-		harm = 4 // what the broken rule is to be safe against
+	switch w.cluster.ledger.broken { // what the broken rule is to be safe against
+	case putReplaces, sealsVanish, trimFirst:
+		harm = 4
+	}
+	if d.oneIn("racks", 3) { // if it is started again
+		w.cluster.moveRack(id, rackName(d.below("racks", racks)))
 	}
 	switch harm {
 	case 0, 1:
@@ -122,6 +130,18 @@ func (w *world) cut(ctx context.Context, p *process) {
 	for _, g := range gates {
 		g.open()
 	}
+}
+
+// leftBehind cuts brokers off from the stores, all but one, which takes their slots and of which
+// they hear nothing; clients and the others reach them.
+func (w *world) leftBehind(ctx context.Context) {
+	wait(ctx, 10*time.Second)
+	for _, id := range w.ids[1:] {
+		p := w.life(id)
+		p.stores.close()
+		defer p.stores.open()
+	}
+	wait(ctx, 90*time.Second)
 }
 
 func (w *world) hosts() []string {

@@ -9,7 +9,6 @@ package enginetest
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -33,10 +32,11 @@ type cluster struct {
 
 	mu    sync.Mutex
 	lives []*process
+	racks map[int32]string // of each broker id's next process, where it has moved
 }
 
 func newCluster(d *dice, cfg map[string]string) *cluster {
-	return &cluster{dice: d, network: newNetwork(d), faults: &faults{dice: d}, ledger: newLedger(), config: cfg}
+	return &cluster{dice: d, network: newNetwork(d), faults: &faults{dice: d}, ledger: newLedger(), config: cfg, racks: make(map[int32]string)}
 }
 
 func hostOf(id int32) string { return fmt.Sprintf("broker-%d", id) }
@@ -47,6 +47,7 @@ type process struct {
 	id     int32
 	host   string
 	addr   string
+	rack   string
 	paused gate          // nothing leaves or arrives while it is shut
 	stores gate          // no store can be reached while it is shut
 	dead   chan struct{} // closed by kill
@@ -71,7 +72,7 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &process{
-		id: id, host: hostOf(id), addr: hostOf(id) + ":9092", cancel: cancel, dead: make(chan struct{}), ready: make(chan struct{}),
+		id: id, host: hostOf(id), addr: hostOf(id) + ":9092", rack: c.rackOf(id), cancel: cancel, dead: make(chan struct{}), ready: make(chan struct{}),
 		ended: make(chan struct{}), conns: make(chan net.Conn), closed: make(chan struct{}), metrics: prometheus.NewRegistry(),
 	}
 	c.mu.Lock()
@@ -84,8 +85,8 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 	go func() {
 		defer close(p.ended)
 		p.err = broker.Run(ctx, broker.Options{
-			Meta: metaPort{ports}, Store: storePort{ports}, Listener: p, Self: api.Broker{ID: id, Host: p.host, Port: 9092, Rack: rackOf(id)},
-			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return p.line.dial(ctx, "tcp", addr) },
+			Meta: metaPort{ports}, Store: storePort{ports}, Listener: p, Self: api.Broker{ID: id, Host: p.host, Port: 9092, Rack: p.rack},
+			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return c.dial(ctx, p, addr) },
 			Config: cfg, Logger: logger(p), Registry: p.metrics, Ready: func(string) { close(p.ready) },
 		})
 		_ = p.Close() // nobody can connect to what has ended
@@ -93,10 +94,19 @@ func (c *cluster) start(ctx context.Context, id int32) (*process, error) {
 	return p, nil
 }
 
+// dial connects a process to another one.
+func (c *cluster) dial(ctx context.Context, p *process, addr string) (net.Conn, error) {
+	conn, err := p.line.dial(ctx, "tcp", addr)
+	if b := c.ledger.broken; err == nil && (b == followerAhead || b == followerForgets) {
+		return newMeddler(conn, c.ledger), nil
+	}
+	return conn, err
+}
+
 // logger writes to standard error where VARVE_SIM_LOG is set.
 func logger(p *process) *slog.Logger {
 	if os.Getenv("VARVE_SIM_LOG") == "" {
-		return slog.New(slog.NewTextHandler(io.Discard, nil))
+		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("life", p.number, "id", p.id)
 }

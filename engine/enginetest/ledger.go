@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
 	"github.com/varvelog/varve/tiering/bundle"
@@ -37,6 +38,11 @@ type ledger struct {
 	deleted  map[string]bool             // ids of deleted topics
 	refs     map[string]int              // object key → entries and checkpoints that name it
 	landed   map[catalog.SessionID]int64 // the end of each session's WAL so far
+	whole    map[catalog.SessionID]*landing
+	durable  map[kafka.TopicPartition]kafka.Offset // up to where no seal can cut anything off any more
+
+	sent  map[string][]byte                      // with followerAhead: the WAL's objects as they were sent
+	early map[kafka.TopicID]map[place]bundle.Ref // and what begins where in them
 }
 
 // ownership is a slot's item.
@@ -66,13 +72,17 @@ func newLedger() *ledger {
 	return &ledger{
 		objects: memstore.New(), items: memmeta.New(), count: make(map[string]int), slots: make(map[int64]ownership), sessions: make(map[catalog.SessionID]life),
 		logs: make(map[string]map[int64]entry), starts: make(map[string]int64), deleted: make(map[string]bool), refs: make(map[string]int),
-		landed: make(map[catalog.SessionID]int64),
+		landed: make(map[catalog.SessionID]int64), whole: make(map[catalog.SessionID]*landing), durable: make(map[kafka.TopicPartition]kafka.Offset),
+		sent: make(map[string][]byte), early: make(map[kafka.TopicID]map[place]bundle.Ref),
 	}
 }
 
 // report notes a broken invariant.
 func (l *ledger) report(format string, args ...any) {
 	l.bad = append(l.bad, fmt.Sprintf(format, args...))
+	if l.alarm != nil {
+		l.alarm()
+	}
 }
 
 func (l *ledger) put(key string, body []byte) error {
@@ -86,7 +96,7 @@ func (l *ledger) put(key string, body []byte) error {
 		l.count["puts refused"]++
 	}
 	if id, seq, ok := walKey(key); ok && err == nil {
-		l.landed[id] = max(l.landed[id], seq+1)
+		l.land(id, seq, body)
 	}
 	return err
 }
@@ -132,8 +142,8 @@ func (l *ledger) removeWAL(key string, id catalog.SessionID, seq int64) {
 
 // walKey parses a WAL object's key.
 func walKey(key string) (id catalog.SessionID, seq int64, ok bool) {
-	n, err := fmt.Sscanf(key, "wal/%d/%d/%d", &id.Broker, &id.Epoch, &seq)
-	return id, seq, n == 3 && err == nil
+	o, ok := wal.ParseKey(key)
+	return catalog.SessionID{Broker: o.Broker, Epoch: o.Epoch}, o.Seq, ok
 }
 
 // leastNamed returns the first object of a session's WAL that a slot needs.
@@ -235,6 +245,18 @@ func (l *ledger) need(sp catalog.Span, old, next ownership) int64 {
 		return max(sp.From, l.landed[sp.Session])
 	}
 	return sp.From
+}
+
+// owners returns whose each slot is.
+func (w *world) owners() map[int64]int32 {
+	l := w.cluster.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make(map[int64]int32)
+	for s, o := range l.slots {
+		all[s] = o.owner.Broker
+	}
+	return all
 }
 
 func (l *ledger) decode(op meta.Op, name string, into any) {

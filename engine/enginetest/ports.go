@@ -221,12 +221,13 @@ func (s storePort) Put(ctx context.Context, key string, body objstore.Body) erro
 	if _, err := body.WriteTo(&b); err != nil {
 		return err
 	}
+	s.p.ledger.send(key, b.Bytes())
 	return s.p.write(ctx, "put", false, func() error { return s.p.ledger.put(key, b.Bytes()) })
 }
 
 func (s storePort) ReadAt(ctx context.Context, key string, b []byte, off int64) (n int, size int64, err error) {
 	err = s.p.read(ctx, "read", func() (err error) {
-		n, size, err = s.p.ledger.objects.ReadAt(ctx, key, b, off)
+		n, size, err = s.p.ledger.readAt(ctx, key, b, off)
 		return err
 	})
 	return n, size, err

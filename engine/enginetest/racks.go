@@ -7,12 +7,81 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// rackOf is the rack of a broker.
-func rackOf(id int32) string { return fmt.Sprintf("rack-%d", id%2) }
+const racks = 3
+
+// rackOf is the rack of a broker's next process: one of the first two, until the broker moves.
+func (c *cluster) rackOf(id int32) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rack, ok := c.racks[id]; ok {
+		return rack
+	}
+	return rackName(int(id) % 2)
+}
+
+func rackName(n int) string { return fmt.Sprintf("rack-%d", n) }
+
+// moveRack puts a broker's next process in a rack.
+func (c *cluster) moveRack(id int32, rack string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.racks[id] = rack
+}
+
+// checkRacks waits until brokers are told to be where they run, slots are even, and each
+// partition has replicas in as many racks as it can.
+func (w *world) checkRacks(ctx context.Context) {
+	cl := w.client()
+	defer cl.Close()
+	bad := "nothing was told"
+	for limit := time.Now().Add(2 * time.Minute); time.Now().Before(limit) && bad != ""; wait(ctx, time.Second) {
+		if m, err := kadm.NewClient(cl.Client).Metadata(ctx, keptTopic); err == nil {
+			bad = w.misplaced(m)
+		}
+	}
+	if bad != "" {
+		w.report("racks: %s", bad)
+	}
+}
+
+// misplaced tells what is wrong with where brokers, slots and replicas are.
+func (w *world) misplaced(m kadm.Metadata) string {
+	rack, all, count := make(map[int32]string), make(map[string]bool), make(map[int32]int)
+	for _, b := range m.Brokers {
+		if b.Rack != nil {
+			rack[b.NodeID], all[*b.Rack] = *b.Rack, true
+		}
+	}
+	for _, id := range w.ids {
+		if p := w.life(id); rack[id] != p.rack {
+			return fmt.Sprintf("broker %d is in %q, told is %q", id, p.rack, rack[id])
+		}
+	}
+	owners := w.owners()
+	for _, id := range owners {
+		count[id]++
+	}
+	for _, id := range w.ids {
+		if least := len(owners) / len(w.ids); count[id] < least || count[id] > least+1 {
+			return fmt.Sprintf("slots are uneven: %v", count)
+		}
+	}
+	for _, p := range m.Topics[keptTopic].Partitions {
+		in := make(map[string]bool)
+		for _, id := range p.Replicas {
+			in[rack[id]] = true
+		}
+		if len(in) < min(len(all), len(p.Replicas)) || len(p.Replicas) == 0 {
+			return fmt.Sprintf("partition %d has its replicas %v in %d of %d racks", p.Partition, p.Replicas, len(in), len(all))
+		}
+	}
+	return ""
+}
 
 // rackReader is a consumer in a rack, which reads from leaders and followers as they
 // tell it (KIP-392). Its fields are guarded by world.mu.
@@ -20,6 +89,13 @@ type rackReader struct {
 	rack     string
 	next     map[int32]int64
 	consumed map[place]string
+}
+
+// reader returns a consumer in a rack that has read nothing yet.
+func (w *world) reader(rack string) *rackReader {
+	r := &rackReader{rack: rack, next: make(map[int32]int64), consumed: make(map[place]string)}
+	w.readers = append(w.readers, r)
+	return r
 }
 
 // readInRack reads keptTopic from its beginning, through all that happens, until
@@ -62,6 +138,7 @@ func (w *world) readLife(ctx context.Context, r *rackReader) {
 			}
 			marks[f.Partition] = max(marks[f.Partition], f.HighWatermark)
 			f.EachRecord(func(rec *kgo.Record) { w.readRecord(r, rec, marks[f.Partition]) })
+			w.isDurable(r.rack, f.Partition, marks[f.Partition])
 		})
 	}
 }

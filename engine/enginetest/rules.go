@@ -10,13 +10,16 @@ import (
 )
 
 // rule is one of those on which safety stands, broken on purpose: the checks
-// must see it. Each is broken below the ports, in the stores; nothing of the broker knows.
+// must see it. Each is broken below the ports, in the stores or on the wire; nothing of the broker knows.
 type rule string
 
 const (
 	putReplaces rule = "a put replaces what is there"        // so a seal keeps nobody out
 	sealsVanish rule = "a recorded seal is deleted"          // so a zombie puts where it was
 	trimFirst   rule = "WAL goes before the slots forget it" // so a crash in between leaves a hole
+
+	followerAhead   rule = "a follower serves above its leader's durable offset" // what is on its way, and may never land
+	followerForgets rule = "a follower does not tell its leader the epoch"       // so one that has been left behind answers
 )
 
 // trimAhead deletes the WAL below the spans that a commit would write.

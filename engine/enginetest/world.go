@@ -148,10 +148,12 @@ func (w *world) run() {
 	for id := range members {
 		consuming.Go(func() { w.consume(drained, id) })
 	}
-	for id := range int32(min(2, len(w.ids)-1)) { // a broker alone leads all
-		r := &rackReader{rack: rackOf(id), next: make(map[int32]int64), consumed: make(map[place]string)}
-		w.readers = append(w.readers, r)
+	for id := range min(2, len(w.ids)-1) { // a broker alone leads all
+		r := w.reader(rackName((id + w.dice.below("racks", 2)) % racks))
 		consuming.Go(func() { w.readInRack(drained, r) })
+	}
+	if len(w.ids) > 1 {
+		consuming.Go(func() { w.watchMarks(trouble) })
 	}
 	w.chaos(ctx)
 	over()
@@ -169,6 +171,7 @@ func (w *world) run() {
 	w.readAll(ctx)
 	w.awaitGroup(ctx)
 	w.awaitReaders(ctx)
+	w.checkRacks(ctx)
 	stop()
 	consuming.Wait()
 	w.checkTrimmed(ctx)

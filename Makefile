@@ -77,7 +77,7 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 	@$(STAGE) unit go test -count=1 ./...
 	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
-	@CLUSTER_ROUNDS=20 $(STAGE) cluster go -C test test -count=1 -v -timeout 1h ./cluster
+	@CLUSTER_ROUNDS=20 $(STAGE) cluster go -C test test -count=1 -v -timeout 6h ./cluster
 	@$(MAKE) --no-print-directory bench
 
 bench: build ## measure against Apache Kafka, side by side

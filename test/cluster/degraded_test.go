@@ -25,14 +25,18 @@ func TestDegraded(t *testing.T) {
 	t.Parallel()
 	s3, dynamodb := farAway(t, loopback)
 	r := startRacks(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20", "broker.session.timeout.ms=4000", "broker.heartbeat.interval.ms=500"))
-	ctx := t.Context()
 	admin := kadm.NewClient(r.client())
-	all := awstest.Faults{Fail: 1, Reads: true}
 	r.produce(rackPartitions * 10)
 	reader := r.reader("zone-b")
 	reader.readAll()
-	before := leaderEpochs(t, admin, r.topic)
+	for round := range rounds(t, 1) {
+		r.degrade(admin, reader, s3, dynamodb, fmt.Sprint("later-", round))
+	}
+}
 
+func (r *racks) degrade(admin *kadm.Client, reader *reader, s3, dynamodb *awstest.Faulty, later string) {
+	t, ctx, all := r.t, r.t.Context(), awstest.Faults{Fail: 1, Reads: true}
+	before := leaderEpochs(t, admin, r.topic)
 	dynamodb.Set(all)
 	begin := time.Now()
 	r.produce(rackPartitions * 10)
@@ -41,7 +45,7 @@ func TestDegraded(t *testing.T) {
 		t.Errorf("without the catalogue, writing and reading took %s", took)
 	}
 	short, cancel := context.WithTimeout(ctx, 3*time.Second)
-	if resp, err := admin.CreateTopic(short, 1, 3, nil, "later"); err == nil && (resp.Err == nil || !retriable(resp.Err)) {
+	if resp, err := admin.CreateTopic(short, 1, 3, nil, later); err == nil && (resp.Err == nil || !retriable(resp.Err)) {
 		t.Errorf("without the catalogue a topic is made: %v", resp.Err)
 	}
 	cancel()
@@ -52,7 +56,7 @@ func TestDegraded(t *testing.T) {
 	}
 	dynamodb.Set(awstest.Faults{})
 	eventually(t, "a topic can be made", func() bool {
-		resp, err := admin.CreateTopic(ctx, 1, 3, nil, "later")
+		resp, err := admin.CreateTopic(ctx, 1, 3, nil, later)
 		return err == nil && (resp.Err == nil || errors.Is(resp.Err, kerr.TopicAlreadyExists))
 	})
 	if after := leaderEpochs(t, admin, r.topic); after != before {
@@ -62,7 +66,7 @@ func TestDegraded(t *testing.T) {
 
 	s3.Set(all)
 	begin = time.Now()
-	r.impossible(ctx)
+	r.impossible(ctx, later)
 	again := r.reader("zone-a") // from RAM
 	again.readAll()
 	load.Wait(t, time.Until(begin.Add(away)))
@@ -85,12 +89,12 @@ func TestDegraded(t *testing.T) {
 
 // impossible writes what cannot become durable: it must not be acknowledged. It goes to another topic, since it may be
 // there later all the same.
-func (r *racks) impossible(ctx context.Context) {
+func (r *racks) impossible(ctx context.Context, topic string) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	cl := r.client(kgo.DisableIdempotentWrite(), kgo.ProduceRequestTimeout(time.Second), kgo.RecordPartitioner(kgo.ManualPartitioner())) // an idempotent one never gives up
-	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "later", Value: []byte("x")}).FirstErr(); err == nil {
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr(); err == nil {
 		r.t.Error("acknowledged without an object store")
 	}
 }

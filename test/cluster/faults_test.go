@@ -53,7 +53,7 @@ func TestBadStores(t *testing.T) {
 	t.Parallel()
 	s3, dynamodb := farAway(t, loopback)
 	w := start(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20"))
-	for range max(1, rounds(t)/3) {
+	for range rounds(t, 1) {
 		for _, b := range []struct {
 			what         string
 			s3, dynamodb awstest.Faults
@@ -101,8 +101,10 @@ func TestLocalStack(t *testing.T) {
 	const slow = time.Minute
 	aws := awstest.LocalStack(t)
 	w := start(t, onAWS(aws, aws, "wal.interval.ms=250"), "--rate", "200")
-	b := w.brokers[1]
-	w.harm("kill -9", slow, b.Kill)
-	w.harm("start again", slow, func() { b.Restart(t) })
+	for round := range rounds(t, 1) {
+		b := w.brokers[(round+1)%brokers]
+		w.harm("kill -9", slow, b.Kill)
+		w.harm("start again", slow, func() { b.Restart(t) })
+	}
 	w.finish()
 }

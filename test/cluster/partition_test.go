@@ -35,41 +35,43 @@ func TestPartition(t *testing.T) {
 		}
 		return slices.DeleteFunc(all, func(a string) bool { return a == netns.Host(id) })
 	}
-	for _, c := range []struct {
-		what  string
-		id    int
-		from  []string
-		store bool // is cut off
-	}{
-		{"no stores", 1, []string{netns.Store}, true},
-		{"no other brokers", 2, peers(2), false},
-		{"no clients", 3, []string{netns.Clients}, false},
-		{"nobody", 1, append(peers(1), netns.Store, netns.Clients), true},
-	} {
-		before := w.balanced()[c.id]
-		had := w.group.leads(c.id)
-		w.harm(c.what, cutFor+5*timeout, func() {
-			for _, a := range c.from {
-				net.Cut(netns.Host(c.id), a)
-			}
-			begin := time.Now()
-			load.Wait(t, cutFor)
-			if c.store {
-				w.silent(c.what, begin.Add(timeout/6), begin.Add(timeout*3/4), had...) // others take over later
-				eventually(t, c.what+": others have ended its session", func() bool { return w.status()[c.id].State != "live" })
-			} else if now := w.status()[c.id]; now != before {
-				t.Errorf("%s: the broker was %+v and is %+v", c.what, before, now)
-			}
-			healed := time.Now()
-			for _, a := range c.from {
-				net.Heal(netns.Host(c.id), a)
-			}
-			eventually(t, c.what+": the broker is back", func() bool {
-				now := w.status()[c.id]
-				return now.Slots > 0 && (now.Session != before.Session) == c.store
+	for range rounds(t, 1) {
+		for _, c := range []struct {
+			what  string
+			id    int
+			from  []string
+			store bool // is cut off
+		}{
+			{"no stores", 1, []string{netns.Store}, true},
+			{"no other brokers", 2, peers(2), false},
+			{"no clients", 3, []string{netns.Clients}, false},
+			{"nobody", 1, append(peers(1), netns.Store, netns.Clients), true},
+		} {
+			before := w.balanced()[c.id]
+			had := w.group.leads(c.id)
+			w.harm(c.what, cutFor+5*timeout, func() {
+				for _, a := range c.from {
+					net.Cut(netns.Host(c.id), a)
+				}
+				begin := time.Now()
+				load.Wait(t, cutFor)
+				if c.store {
+					w.silent(c.what, begin.Add(timeout/6), begin.Add(timeout*3/4), had...) // others take over later
+					eventually(t, c.what+": others have ended its session", func() bool { return w.status()[c.id].State != "live" })
+				} else if now := w.status()[c.id]; now != before {
+					t.Errorf("%s: the broker was %+v and is %+v", c.what, before, now)
+				}
+				healed := time.Now()
+				for _, a := range c.from {
+					net.Heal(netns.Host(c.id), a)
+				}
+				eventually(t, c.what+": the broker is back", func() bool {
+					now := w.status()[c.id]
+					return now.Slots > 0 && (now.Session != before.Session) == c.store
+				})
+				t.Logf("%s: back after %s", c.what, time.Since(healed).Round(100*time.Millisecond))
 			})
-			t.Logf("%s: back after %s", c.what, time.Since(healed).Round(100*time.Millisecond))
-		})
+		}
 	}
 	w.balanced() // who reads back asks each leader once
 	w.finish()

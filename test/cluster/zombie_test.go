@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -13,41 +15,48 @@ import (
 	"github.com/varvelog/varve/tiering/wal"
 )
 
-// TestZombie stops a broker until its slots are others' and all that it had written is
+// TestZombie stops one broker after the other until its slots are others' and all that it had written is
 // swept. When it goes on, nothing that it still writes counts, and it begins a new session.
 func TestZombie(t *testing.T) {
 	const stopped = 30 * time.Second
 	s3, dynamodb := farAway(t, loopback)
 	place := onAWS(s3.URL, dynamodb.URL, "wal.checkpoint.objects=32", "sweep.interval.ms=1000", "log.segment.delete.delay.ms=1000")
 	w := start(t, place)
-	load.Wait(t, settled)
-	b, bucket := w.brokers[0], openBucket(t, s3.URL, place)
-	before := w.balanced()[1]
-	var mine map[string]bool
-	w.harm("SIGSTOP", afterPause, func() {
-		b.Signal(t, syscall.SIGSTOP)
-		end := time.Now().Add(stopped)
-		load.Wait(t, time.Second) // what was on its way lands
-		if mine = walOf(t, bucket, 1); len(mine) == 0 {
-			t.Fatal("the broker has written nothing")
-		}
-		eventually(t, "the broker's WAL is swept", func() bool { return !overlap(walOf(t, bucket, 1), mine) })
-		t.Logf("%d WAL objects were swept %s before SIGCONT", len(mine), time.Until(end).Round(time.Second))
-		load.Wait(t, time.Until(end))
-	})
-	if len(walOf(t, bucket, 1)) == 0 {
-		t.Error("the seal went with the WAL")
-	}
-	w.harm("SIGCONT", afterMove, func() {
-		b.Signal(t, syscall.SIGCONT)
-		eventually(t, "the broker is back", func() bool {
-			now := w.status()[1]
-			return now.Slots > 0 && now.Session != before.Session
+	bucket, swept := openBucket(t, s3.URL, place), make(map[string]bool)
+	for round := range rounds(t, 1) {
+		load.Wait(t, settled)
+		id := round%brokers + 1
+		b, before := w.brokers[id-1], w.balanced()[id]
+		w.harm("SIGSTOP", afterPause, func() {
+			b.Signal(t, syscall.SIGSTOP)
+			end := time.Now().Add(stopped)
+			load.Wait(t, time.Second) // what was on its way lands
+			mine := walOf(t, bucket, int32(id))
+			if len(mine) == 0 {
+				t.Fatal("the broker has written nothing")
+			}
+			maps.DeleteFunc(mine, func(key string, _ bool) bool { return swept[key] }) // seals stay
+			eventually(t, "the broker's WAL is swept", func() bool { return !overlap(walOf(t, bucket, int32(id)), mine) })
+			t.Logf("%d WAL objects were swept %s before SIGCONT", len(mine), time.Until(end).Round(time.Second))
+			load.Wait(t, time.Until(end))
+			maps.Copy(swept, mine)
 		})
-	})
+		if len(walOf(t, bucket, int32(id))) == 0 {
+			t.Error("the seal went with the WAL")
+		}
+		w.harm("SIGCONT", afterMove, func() {
+			b.Signal(t, syscall.SIGCONT)
+			eventually(t, "the broker is back", func() bool {
+				now := w.status()[id]
+				return now.Slots > 0 && now.Session != before.Session
+			})
+		})
+	}
 	w.balanced() // who reads back asks each leader once
 	w.finish()
-	eventually(t, "what the broker wrote again is swept", func() bool { return !overlap(walOf(t, bucket, 1), mine) })
+	eventually(t, "what brokers wrote again is swept", func() bool {
+		return !slices.ContainsFunc([]int32{1, 2, 3}, func(id int32) bool { return overlap(walOf(t, bucket, id), swept) })
+	})
 }
 
 // openBucket opens the bucket of brokers on AWS.

@@ -5,11 +5,6 @@ package restore
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,65 +17,17 @@ import (
 	"github.com/varvelog/varve/test/internal/load"
 )
 
-const brokers = 3
-
-// startAll starts brokers over one data directory.
-func startAll(t *testing.T, o brokertest.Options) (all []*brokertest.Broker, addrs string) {
-	t.Helper()
-	var list []string
-	args := o.Args
-	for id := range brokers {
-		o.Args = append(slices.Clone(args), "--id", strconv.Itoa(id+1))
-		b := brokertest.StartWith(t, o)
-		all, list = append(all, b), append(list, b.Addr)
-	}
-	return all, strings.Join(list, ",")
-}
-
-// varve runs a command of the binary and returns what it prints.
-func varve(t *testing.T, bin string, args ...string) (string, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	var stderr strings.Builder
-	cmd := exec.CommandContext(ctx, bin, args...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("varve %s: %w\n%s%s", strings.Join(args, " "), err, out, stderr.String())
-	}
-	return string(out), err
-}
-
-func must(t *testing.T, bin string, args ...string) string {
-	t.Helper()
-	out, err := varve(t, bin, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// lose removes a data directory's catalogue.
-func lose(t *testing.T, data string) {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(data, "meta.db*"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no catalogue in %s: %v", data, err)
-	}
-	for _, f := range files {
-		if err := os.Remove(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestCatalogueIsLost kills all brokers under load, removes the catalogue,
 // rebuilds it and starts them again, while the producer goes on trying: what it was
 // told is there, once, in order. Then once more, with what the first time left.
-func TestCatalogueIsLost(t *testing.T) {
-	data, bin := t.TempDir(), brokertest.Binary(t)
-	all, addrs := startAll(t, brokertest.Options{Data: data, Settings: []string{"wal.checkpoint.objects=64", "log.segment.bytes=1048576"}})
+func TestCatalogueIsLost(t *testing.T) { isLost(t, onFiles(t)) }
+
+// TestCatalogueIsLostAWS is TestCatalogueIsLost on S3 and DynamoDB; what is lost is the table.
+func TestCatalogueIsLostAWS(t *testing.T) { isLost(t, onAWS(t)) }
+
+func isLost(t *testing.T, s site) {
+	t.Helper()
+	all, addrs := s.start(t, s.bin, "wal.checkpoint.objects=64", "log.segment.bytes=1048576")
 	l := load.Start(t, load.Build(t), addrs, "lost", "--seconds", "60", "--partitions", "12", "--keys", "1000", "--rate", "1500", "--batch", "65536", "--request-timeout", "2s")
 	consumed := make(chan struct{}, 1<<20)
 	consume(t, addrs, "lost", consumed)
@@ -89,16 +36,8 @@ func TestCatalogueIsLost(t *testing.T) {
 		for _, b := range all {
 			b.Kill()
 		}
-		lose(t, data)
-		if out, err := varve(t, bin, "catalog", "rebuild", "--data", data); err != nil { // says what it would be
-			t.Fatal(err)
-		} else {
-			t.Log(out)
-		}
-		must(t, bin, "catalog", "rebuild", "--data", data, "--write")
-		if _, err := varve(t, bin, "catalog", "rebuild", "--data", data, "--write"); err == nil {
-			t.Error("it wrote over a catalogue that was there")
-		}
+		s.lose(t)
+		s.rebuild(t)
 		for _, b := range all {
 			b.Restart(t)
 		}
@@ -146,8 +85,8 @@ func consume(t *testing.T, addrs, topic string, read chan<- struct{}) {
 // TestAfterCompactionAndRetention: of logs that compaction, retention and
 // DeleteRecords have worked on, a listing and a rebuilt catalogue read what the old catalogue did.
 func TestAfterCompactionAndRetention(t *testing.T) {
-	data, bin := t.TempDir(), brokertest.Binary(t)
-	b := brokertest.StartWith(t, brokertest.Options{Data: data, Settings: []string{
+	s := onFiles(t)
+	b := brokertest.StartWith(t, brokertest.Options{Data: s.broker.Data, Settings: []string{
 		"log.cleaner.backoff.ms=200", "log.retention.check.interval.ms=500", "log.segment.delete.delay.ms=500", "wal.checkpoint.objects=64"}})
 	topics := map[string]map[string]string{
 		"compacted": {"cleanup.policy": "compact", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "file.delete.delay.ms": "500"},
@@ -174,26 +113,26 @@ func TestAfterCompactionAndRetention(t *testing.T) {
 	delete(topics, "gone")
 	before := make(map[string]string)
 	for topic := range topics {
-		before[topic] = must(t, bin, "replay", "--data", data, "--topic", topic, "--json")
+		before[topic] = s.must(t, "replay", "--topic", topic, "--json")
 	}
-	lose(t, data)
+	s.lose(t)
 	for topic := range topics {
-		if d := cmp.Diff(before[topic], must(t, bin, "replay", "--data", data, "--topic", topic, "--json", "--without-catalogue")); d != "" {
+		if d := cmp.Diff(before[topic], s.must(t, "replay", "--topic", topic, "--json", "--without-catalogue")); d != "" {
 			t.Errorf("%s from the listing: (-before +now)\n%.2000s", topic, d)
 		}
 	}
-	t.Log(must(t, bin, "catalog", "rebuild", "--data", data, "--write"))
+	t.Log(s.must(t, "catalog", "rebuild", "--write"))
 	for topic := range topics {
-		if d := cmp.Diff(before[topic], must(t, bin, "replay", "--data", data, "--topic", topic, "--json")); d != "" {
+		if d := cmp.Diff(before[topic], s.must(t, "replay", "--topic", topic, "--json")); d != "" {
 			t.Errorf("%s from the rebuilt catalogue: (-before +now)\n%.2000s", topic, d)
 		}
 	}
 	b.Restart(t)
-	if names := must(t, bin, "topic", "list", "--bootstrap", b.Addr); strings.Contains(names, "gone") {
-		t.Errorf("a deleted topic is there again:\n%s", names)
+	if names, err := s.run(t, "topic", "list", "--bootstrap", b.Addr); err != nil || strings.Contains(names, "gone") {
+		t.Errorf("a deleted topic is there again: %v\n%s", err, names)
 	}
-	if text := must(t, bin, "topic", "describe", "short", "--bootstrap", b.Addr); !strings.Contains(text, "8000") {
-		t.Errorf("its settings are lost:\n%s", text)
+	if text, err := s.run(t, "topic", "describe", "short", "--bootstrap", b.Addr); err != nil || !strings.Contains(text, "8000") {
+		t.Errorf("its settings are lost: %v\n%s", err, text)
 	}
 	record := &kgo.Record{Topic: "plain", Value: []byte("more")}
 	if err := cl.ProduceSync(t.Context(), record).FirstErr(); err != nil {

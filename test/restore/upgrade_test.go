@@ -14,11 +14,14 @@ import (
 	"github.com/varvelog/varve/test/internal/load"
 )
 
-// previous builds the binary of the commit before this one, or of the one that
-// VARVE_PREVIOUS names. Where the history is not there the test is skipped.
+// previous returns the binary that VARVE_PREVIOUS names, or builds the one of the commit that it
+// names, or of the commit before this one. Where the history is not there the test is skipped.
 func previous(t *testing.T) string {
 	t.Helper()
 	commit, root, dir := os.Getenv("VARVE_PREVIOUS"), brokertest.Root(t), t.TempDir()
+	if filepath.IsAbs(commit) {
+		return commit
+	}
 	if commit == "" {
 		commit = "HEAD~1"
 	}
@@ -40,9 +43,9 @@ type upgradable struct {
 	Behind []int `json:"behind"`
 }
 
-func upgrade(t *testing.T, bin, data string, args ...string) (st upgradable, err error) {
+func (s site) upgrade(t *testing.T, args ...string) (st upgradable, err error) {
 	t.Helper()
-	out, err := varve(t, bin, append([]string{"cluster", "upgrade", "--data", data, "--json"}, args...)...)
+	out, err := s.varve(t, append([]string{"cluster", "upgrade", "--json"}, args...)...)
 	if jerr := json.Unmarshal([]byte(out), &st); jerr != nil && err == nil {
 		t.Fatalf("%v: %s", jerr, out)
 	}
@@ -52,11 +55,17 @@ func upgrade(t *testing.T, bin, data string, args ...string) (st upgradable, err
 // TestUpgrade replaces the program of one broker after the other under load: the
 // previous commit's by this one's, back again, and forth again; then it raises the
 // feature level. Nothing that was acknowledged is lost, reordered or twice there.
-func TestUpgrade(t *testing.T) {
-	before, now, data := previous(t), brokertest.Binary(t), t.TempDir()
-	all, addrs := startAll(t, brokertest.Options{Data: data, Bin: before, Settings: []string{"wal.checkpoint.objects=64", "log.segment.bytes=1048576"}})
+func TestUpgrade(t *testing.T) { upgraded(t, onFiles(t)) }
+
+// TestUpgradeAWS is TestUpgrade on S3 and DynamoDB.
+func TestUpgradeAWS(t *testing.T) { upgraded(t, onAWS(t)) }
+
+func upgraded(t *testing.T, s site) {
+	t.Helper()
+	before := previous(t)
+	all, addrs := s.start(t, before, "wal.checkpoint.objects=64", "log.segment.bytes=1048576")
 	l := load.Start(t, load.Build(t), addrs, "upgraded", "--timeout", "1h", "--seconds", "3000", "--partitions", "12", "--keys", "1000", "--rate", "2000", "--batch", "65536", "--request-timeout", "2s")
-	begun, err := upgrade(t, now, data, "--dry-run")
+	begun, err := s.upgrade(t, "--dry-run")
 	differ := begun.To > begun.Level
 	if differ != (len(begun.Behind) == brokers) || differ != (err != nil) {
 		t.Errorf("before: %+v, %v", begun, err)
@@ -73,25 +82,25 @@ func TestUpgrade(t *testing.T) {
 			each(i)
 		}
 	}
-	roll("upgrade", now, func(i int) {
+	roll("upgrade", s.bin, func(i int) {
 		if !differ || i == brokers-1 {
 			return
 		}
-		st, err := upgrade(t, now, data) // some are too old: it says which
+		st, err := s.upgrade(t) // some are too old: it says which
 		if err == nil || st.Raised || !strings.Contains(err.Error(), "broker "+strconv.Itoa(brokers)) {
 			t.Errorf("raised with old brokers: %+v, %v", st, err)
 		}
 	})
-	if st, err := upgrade(t, now, data, "--dry-run"); err != nil || len(st.Behind) > 0 || st.Raised || st.Level != begun.Level {
+	if st, err := s.upgrade(t, "--dry-run"); err != nil || len(st.Behind) > 0 || st.Raised || st.Level != begun.Level {
 		t.Errorf("after the upgrade: %+v, %v", st, err)
 	}
 	roll("downgrade", before, func(int) {})
-	roll("upgrade again", now, func(int) {})
-	st, err := upgrade(t, now, data)
+	roll("upgrade again", s.bin, func(int) {})
+	st, err := s.upgrade(t)
 	if err != nil || st.Raised != differ {
 		t.Fatalf("raise: %+v, %v", st, err)
 	}
-	if again, err := upgrade(t, now, data); err != nil || again.Raised || again.Level != st.To {
+	if again, err := s.upgrade(t); err != nil || again.Raised || again.Level != st.To {
 		t.Errorf("once more: %+v, %v", again, err)
 	}
 	if differ {
@@ -101,7 +110,7 @@ func TestUpgrade(t *testing.T) {
 		if says, err := last.TryRestart(t.Context()); err == nil || !strings.Contains(says, "feature level") {
 			t.Errorf("the old program starts on a raised cluster: %v\n%s", err, says)
 		}
-		last.Use(now)
+		last.Use(s.bin)
 		last.Restart(t)
 	}
 	l.Stop(t)

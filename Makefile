@@ -68,7 +68,7 @@ suites: build ## other projects' integration tests: franz-go, rskafka, kafka-pyt
 
 aws: build ## the adapters, brokers on them, and the deployed functions, against LocalStack, DynamoDB Local and versitygw
 	@.ci/setup-aws
-	@$(STAGE) aws go -C test test -count=1 -parallel 3 -timeout 20m ./aws
+	@$(STAGE) aws go -C test test -count=1 -timeout 20m ./aws
 
 infra: ## the deployment's templates (needs Node)
 	@$(STAGE) infra .ci/infra

@@ -14,7 +14,6 @@ import (
 
 // TestLocalStack has S3 and DynamoDB as AWS has them.
 func TestLocalStack(t *testing.T) {
-	t.Parallel() // with TestFunctions, which mostly waits
 	endpoint := awstest.LocalStack(t)
 	t.Run("s3", func(t *testing.T) { testObjects(t, endpoint, func(s objstore.Store) objstore.Store { return s }) })
 	t.Run("dynamodb", func(t *testing.T) { testMeta(t, endpoint) })
@@ -23,7 +22,6 @@ func TestLocalStack(t *testing.T) {
 
 // TestVersity has another store that speaks S3, and DynamoDB Local by itself.
 func TestVersity(t *testing.T) {
-	t.Parallel()
 	s3, dynamodb := awstest.VersityGW(t), awstest.DynamoDBLocal(t)
 	t.Run("s3", func(t *testing.T) { testObjects(t, s3, func(s objstore.Store) objstore.Store { return late{s} }) })
 	t.Run("dynamodb", func(t *testing.T) { testMeta(t, dynamodb) })

@@ -49,7 +49,6 @@ const (
 // schedule and with the rights of its role; the broker that lives hears of it, and
 // replay reads what is left with the rights of a reader.
 func TestFunctions(t *testing.T) {
-	t.Parallel()
 	endpoint := awstest.LocalStack(t)
 	d := deploy(t, endpoint, map[string]any{
 		"size": "dev", "arch": runtime.GOARCH, "every": 1, "sweepEvery": 1,

@@ -23,7 +23,7 @@ const (
 )
 
 // TestGaps measures how long a record waits for its acknowledgement when its
-// leader is killed, drained, stopped and started again: by the bubble's clock, so
+// leader is killed, drained, stopped, paused and started again: by the bubble's clock, so
 // what is seen is what Varve waits for, and not the machine.
 func TestGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -67,6 +67,8 @@ func TestGaps(t *testing.T) {
 			{"start", func() { w.restart(ctx, 2) }, gapMove},
 			{"stop", func() { w.leave(1) }, gapMove},
 			{"start", func() { w.restart(ctx, 1) }, gapMove},
+			{"pause", func() { w.life(3).pause() }, 7 * time.Second}, // the session timeout is 6 s
+			{"resume", func() { w.life(3).resume() }, 7 * time.Second},
 		} {
 			load.reset()
 			harm.do()

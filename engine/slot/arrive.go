@@ -11,7 +11,8 @@ const (
 	// arriveTimeout is how long a request waits for a slot that is on its way: longer than a
 	// hand-over takes, and shorter than clients mind.
 	arriveTimeout = 500 * time.Millisecond
-	lookPause     = 20 * time.Millisecond // between two reads of the feed for requests that found nothing
+	lookPause     = 20 * time.Millisecond // between two reads of the feed for what is on its way
+	expectLimit   = 5 * time.Second       // for which it is read so often
 )
 
 // Arrives waits for a slot that is on its way here, or from here, and tells
@@ -66,6 +67,38 @@ func (m *Manager) lookAgain(ctx context.Context) bool {
 		return false
 	}
 	return m.o.Catalog.Refresh(ctx) == nil
+}
+
+// expectation is how long a session has waited for slots that others hand over to it.
+type expectation struct{ since time.Time }
+
+// look returns when to read the feed again, which is polled less often: soon
+// while slots are on their way here, unless they have been for long.
+func (e *expectation) look(coming bool) <-chan time.Time {
+	if !coming {
+		e.since = time.Time{}
+		return nil
+	}
+	if e.since.IsZero() {
+		e.since = time.Now()
+	}
+	if time.Since(e.since) > expectLimit {
+		return nil
+	}
+	return time.After(lookPause)
+}
+
+// awaits tells whether another live session holds a slot that should be this one's.
+func (m *Manager) awaits() bool {
+	c := m.o.View.Now()
+	for s := range kafka.Slot(c.Slots()) {
+		if o := c.Owner(s); o.Epoch >= 0 && o.Session != m.session.ID && c.Lives(o.Session) {
+			if to, ok := c.Target(s); ok && to == m.session.ID {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // tell wakes up who waits for slots. mu is held.

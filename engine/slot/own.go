@@ -20,6 +20,7 @@ import (
 func (m *Manager) own(ctx context.Context, stop <-chan struct{}) error {
 	retry := time.NewTicker(m.o.Config().HeartbeatInterval)
 	defer retry.Stop()
+	var coming expectation
 	for {
 		changed := m.o.Catalog.Changed()
 		if err := m.turn(ctx); err != nil {
@@ -37,6 +38,10 @@ func (m *Manager) own(ctx context.Context, stop <-chan struct{}) error {
 			return nil
 		case <-changed:
 		case <-retry.C:
+		case <-coming.look(m.awaits()):
+			lctx, cancel := context.WithTimeout(ctx, callTimeout)
+			m.lookAgain(lctx)
+			cancel()
 		case suspects := <-m.suspects:
 			m.end(ctx, suspects)
 		}

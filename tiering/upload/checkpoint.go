@@ -31,8 +31,8 @@ type CheckpointInfo struct {
 	Moved []Moved // of the partitions that had slices
 }
 
-// Checkpoint writes the next checkpoint of the session. It reads a slice at a
-// time, which is at most what one WAL object has of a partition. Errors:
+// Checkpoint writes the next checkpoint of the session. It holds some MiB of slices at a
+// time, each at most what one WAL object has of a partition. Errors:
 // ErrCorrupt; those of cache, store and Pace, wrapped.
 func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
@@ -64,10 +64,17 @@ func ParseCheckpointKey(key string) (o bundle.Origin, ok bool) {
 
 func (o *Options) writeCheckpoint(ctx context.Context, cw *bundle.CheckpointWriter, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
-	for _, p := range parts {
+	arena, ahead := objcache.NewArena(), 0 // slices that were read ahead into it
+	defer arena.Release()
+	for i, p := range parts {
 		moved := Moved{TP: p.State.TP}
-		for _, ref := range p.Slices {
-			s, err := o.copySlice(ctx, cw, p.State, ref)
+		for j, ref := range p.Slices {
+			if ahead == 0 {
+				arena.Release()
+				ahead = o.readAhead(ctx, parts[i:], j, arena)
+			}
+			ahead--
+			s, err := o.copySlice(ctx, cw, p.State, ref, arena)
 			if err != nil {
 				return info, err
 			}
@@ -83,9 +90,34 @@ func (o *Options) writeCheckpoint(ctx context.Context, cw *bundle.CheckpointWrit
 	return info, err
 }
 
-func (o *Options) copySlice(ctx context.Context, cw *bundle.CheckpointWriter, st bundle.State, ref Ref) (bundle.Slice, error) {
-	arena := objcache.NewArena()
-	defer arena.Release()
+// Bounds on what is read ahead: a tail that was taken over lies in hundreds of
+// objects, a slice of each partition in each, and none of them is here.
+const (
+	aheadBytes  = 4 << 20
+	aheadSlices = 256
+)
+
+// readAhead reads the next slices together, from the j-th of the first part on, and returns how many
+// they are: at least one.
+func (o *Options) readAhead(ctx context.Context, parts []CheckpointPart, j int, arena *objcache.Arena) (n int) {
+	var ranges []objcache.Range
+	var bytes int64
+	for _, p := range parts {
+		for _, ref := range p.Slices[j:] {
+			if bytes += ref.Len; n > 0 && (bytes > aheadBytes || n == aheadSlices) {
+				o.Cache.Prefetch(ctx, ranges, arena)
+				return n
+			}
+			ranges = append(ranges, objcache.Range{Key: ref.Key, Off: ref.Pos, N: min(ref.Len, objcache.MaxRead)})
+			n++
+		}
+		j = 0
+	}
+	o.Cache.Prefetch(ctx, ranges, arena)
+	return n
+}
+
+func (o *Options) copySlice(ctx context.Context, cw *bundle.CheckpointWriter, st bundle.State, ref Ref, arena *objcache.Arena) (bundle.Slice, error) {
 	bufs, metas, err := o.slice(ctx, ref, arena)
 	if err != nil {
 		return bundle.Slice{}, err

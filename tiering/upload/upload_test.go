@@ -200,6 +200,48 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
+// away is a store some way off, which is where a tail lies that was taken over.
+type away struct{ objstore.Store }
+
+func (a away) ReadAt(ctx context.Context, key string, b []byte, off int64) (n int, size int64, err error) {
+	time.Sleep(30 * time.Millisecond)
+	return a.Store.ReadAt(ctx, key, b, off)
+}
+
+// TestCheckpointOfTakenTail: slices in hundreds of objects are not read one after the other.
+func TestCheckpointOfTakenTail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		for range 600 {
+			r.slice(t, 100)
+		}
+		var err error
+		if r.Cache, err = objcache.New(objcache.Options{Store: away{r.mem}}); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		half := len(r.src.Slices) / 2
+		other := bundle.State{Slot: 6, TP: kafka.TopicPartition{Topic: kafka.TopicID{8}}, NextOffset: r.src.End}
+		info, err := Checkpoint(t.Context(), r.Options, []CheckpointPart{{State: r.src.State, Slices: r.src.Slices[:half]}, {State: other, Slices: r.src.Slices[half:]}})
+		if err != nil || len(info.Moved) != 2 || len(info.Moved[0].Slices) != half || len(info.Moved[1].Slices) != half {
+			t.Fatalf("%+v, %v", info, err)
+		}
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("600 objects took %s", took)
+		}
+		data, _ := r.mem.Object(info.Key)
+		var raw []byte
+		for _, m := range info.Moved {
+			for _, s := range m.Slices {
+				raw = append(raw, data[s.Pos:s.Pos+s.Len]...)
+			}
+		}
+		if !bytes.Equal(raw, r.raw) {
+			t.Error("the checkpoint has other bytes")
+		}
+	})
+}
+
 // What is not as the references say is never sealed, and not tried again.
 func TestDamageIsNotSealed(t *testing.T) {
 	for name, damage := range map[string]func(r *rig){

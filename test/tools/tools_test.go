@@ -72,6 +72,15 @@ func TestJavaTools(t *testing.T) {
 	has(tool("", "topics", "--describe", "--topic", "j"), "PartitionCount: 4")
 	has(tool("", "offsets", "--topic", "j"), "j:3:0")
 	has(tool("", "log-dirs", "--describe", "--topic-list", "j"), `"broker":1`)
+	below := filepath.Join(t.TempDir(), "below.json")
+	if err := os.WriteFile(below, []byte(`{"version": 1, "partitions": [{"topic": "j", "partition": 0, "offset": -1}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	has(tool("", "delete-records", "--offset-json-file", below), "partition: j-0 low_watermark:")
+	has(tool("", "quorum", "describe", "--status"), "LeaderId: 1")
+	has(tool("", "features", "describe"), "Feature: varve.level")
+	has(tool("", "api-versions"), "ListPartitionReassignments(46): 0")
+	has(tool("", "reassign", "--list"), "No partition reassignments found.")
 	has(tool("", "groups", "--delete", "--group", "jg"), "was successful")
 	has(tool("", "features", "describe"), "Feature: varve.level")
 	has(tool("", "features", "upgrade", "--feature", "varve.level=2"), "varve.level was upgraded to 2")

@@ -53,10 +53,20 @@ func (s *Set) Len() (n int) {
 	return n
 }
 
-// Add adds logs, in the place of those of the same partitions.
+// Add adds logs, in the place of those of the same partitions. Many at once cost
+// a copy of each map.
 func (s *Set) Add(logs ...*Log) {
+	by := make(map[byte][]*Log)
 	for _, l := range logs {
-		s.change(l.o.TP, func(m shard) { m[l.o.TP] = l })
+		i := shardOf(l.o.TP)
+		by[i] = append(by[i], l)
+	}
+	for i, logs := range by {
+		s.change(i, func(m shard) {
+			for _, l := range logs {
+				m[l.o.TP] = l
+			}
+		})
 	}
 }
 
@@ -64,7 +74,7 @@ func (s *Set) Add(logs ...*Log) {
 // caller's.
 func (s *Set) Remove(tps ...kafka.TopicPartition) (removed []*Log) {
 	for _, tp := range tps {
-		s.change(tp, func(m shard) {
+		s.change(shardOf(tp), func(m shard) {
 			if l, ok := m[tp]; ok {
 				removed = append(removed, l)
 				delete(m, tp)
@@ -74,10 +84,10 @@ func (s *Set) Remove(tps ...kafka.TopicPartition) (removed []*Log) {
 	return removed
 }
 
-func (s *Set) change(tp kafka.TopicPartition, fn func(m shard)) {
+func (s *Set) change(i byte, fn func(m shard)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := &s.shards[shardOf(tp)]
+	p := &s.shards[i]
 	m := make(shard)
 	if old := p.Load(); old != nil {
 		maps.Copy(m, *old)

@@ -21,12 +21,14 @@ func (m *Manager) Reconcile(context.Context) error {
 	want := make(map[kafka.TopicPartition]bool)
 	for _, t := range m.o.Catalog.Topics().All() {
 		cfg := config.EffectiveTopic(m.o.Config(), t.Configs)
+		var logs []*partition.Log
 		m.mu.Lock()
 		for p := range t.Partitions {
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
 			want[tp] = true
-			m.openLog(tp, t.Name, cfg, nil, 0)
+			logs = m.openLog(logs, tp, t.Name, cfg, nil, 0)
 		}
+		m.set.Add(logs...)
 		m.mu.Unlock()
 	}
 	for _, l := range m.set.All() {
@@ -52,6 +54,7 @@ func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*rec
 			m.keeper.recovered.Store(true)
 		}
 	}
+	var logs []*partition.Log
 	for _, t := range m.o.Catalog.Topics().All() {
 		var cfg *config.Topic
 		for p := range t.Partitions {
@@ -66,9 +69,10 @@ func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*rec
 			if tails[tp] != nil && len(tails[tp].Hot) > 0 {
 				m.unsettled = append(m.unsettled, tp)
 			}
-			m.openLog(tp, t.Name, *cfg, tails[tp], starts[tp])
+			logs = m.openLog(logs, tp, t.Name, *cfg, tails[tp], starts[tp])
 		}
 	}
+	m.set.Add(logs...)
 	m.tell()
 }
 
@@ -89,16 +93,17 @@ func (m *Manager) unsettle(tps []kafka.TopicPartition) {
 }
 
 // openLog opens a partition's log where its slot is held, with the tail that
-// was recovered, if any; one that is open gets its topic's settings of now. mu is held.
-func (m *Manager) openLog(tp kafka.TopicPartition, topic string, cfg config.Topic, t *recovery.Tail, start kafka.Offset) {
+// was recovered, if any, and appends it to logs, which the caller adds to the set; one that is
+// open gets its topic's settings of now. mu is held.
+func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic string, cfg config.Topic, t *recovery.Tail, start kafka.Offset) []*partition.Log {
 	if p := m.topics[tp]; p != nil {
 		p.Store(&cfg)
-		return
+		return logs
 	}
 	slot := kafka.PartitionSlot(topic, tp.Partition, m.o.View.Slots)
 	owned, ok := m.slots[slot]
 	if !ok {
-		return
+		return logs
 	}
 	if t == nil {
 		t = &recovery.Tail{State: bundle.State{Slot: slot, TP: tp}}
@@ -106,7 +111,7 @@ func (m *Manager) openLog(tp kafka.TopicPartition, topic string, cfg config.Topi
 	current := new(atomic.Pointer[config.Topic])
 	current.Store(&cfg)
 	m.topics[tp] = current
-	m.set.Add(m.newLog(partition.Options{
+	return append(logs, m.newLog(partition.Options{
 		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
 		Config: func() config.Topic { return *current.Load() },
 		State:  t.State, Hot: t.Hot, LogStart: start,

@@ -50,16 +50,17 @@ func Range(size, off int64, n int) (from int64, count int, eof bool) {
 	return off, count, count < n
 }
 
-// MaxList is the most objects that one List returns.
+// MaxList is the most objects that one List returns of a store that has no
+// larger page (S3 ListObjectsV2); any store returns as many, if they are there.
 const MaxList = 1000
 
 // ListLimit returns the number of objects that List returns at most for a
-// limit that a caller gave.
-func ListLimit(limit int) int {
-	if limit <= 0 || limit > MaxList {
+// limit that a caller gave, in a store whose largest page is most.
+func ListLimit(limit, most int) int {
+	if limit <= 0 {
 		return MaxList
 	}
-	return limit
+	return min(limit, most)
 }
 
 // ValidateDelete checks the arguments of Store.Delete.

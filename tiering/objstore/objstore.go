@@ -87,7 +87,7 @@ type Store interface {
 
 	// List returns up to limit objects whose key starts with prefix and is
 	// greater than after, in ascending byte order of keys (0: at most 1,000).
-	// Fewer than asked for means that there are no more. It is strongly
+	// Fewer than asked for, and than MaxList, means that there are no more. It is strongly
 	// consistent: objects put before it began are in it.
 	List(ctx context.Context, prefix, after string, limit int) ([]Info, error)
 

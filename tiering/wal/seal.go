@@ -107,7 +107,7 @@ func End(ctx context.Context, store objstore.Store, session bundle.Origin, from 
 func findEnd(ctx context.Context, store objstore.Store, target bundle.Origin, from int64) (at int64, found bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*defaultPutTimeout)
 	defer cancel()
-	const page = 1000
+	const page = 16 * objstore.MaxList // most WALs, in a store that has such pages
 	for at = from; ; {
 		after := ""
 		if target.Seq = at - 1; at > 0 {
@@ -132,7 +132,7 @@ func findEnd(ctx context.Context, store objstore.Store, target bundle.Origin, fr
 			}
 			at++
 		}
-		if len(infos) < page {
+		if len(infos) < objstore.MaxList {
 			return at, false, nil
 		}
 	}

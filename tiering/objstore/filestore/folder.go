@@ -28,12 +28,13 @@ type folder struct {
 	uses int   // calls that are at it
 	used int64 // when the last one began
 
-	mu       sync.Mutex // owns what follows
-	settled  bool       // its names can be trusted: no loss of power has taken one
-	home     io.Closer  // the lock that makes this Store its home; nil: it is not
-	pack     *openPack  // that takes records; nil: none
-	changing bool       // somebody opens or closes the pack, or the file system has none
-	puts     int        // that would have gone into a pack, since there is none
+	mu       sync.Mutex    // owns what follows
+	settled  bool          // its names can be trusted: no loss of power has taken one
+	home     io.Closer     // the lock that makes this Store its home; nil: it is not
+	pack     *openPack     // that takes records; nil: none
+	changing bool          // somebody opens or closes the pack, or the file system has none
+	puts     int           // that would have gone into a pack, since there is none
+	read     chan struct{} // closed once the headers in its packs were read; nil: nobody has begun
 }
 
 // openPack is the pack that a home writes.
@@ -94,6 +95,17 @@ func (fs *folders) homes() (homes []*folder) {
 	}
 	slices.SortFunc(homes, func(a, b *folder) int { return cmp.Compare(a.used, b.used) })
 	return homes
+}
+
+// startReading returns what is closed once the headers in the folder's packs were
+// read; who is the first reads them, and closes it.
+func (f *folder) startReading() (done chan struct{}, first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if first = f.read == nil; first {
+		f.read = make(chan struct{})
+	}
+	return f.read, first
 }
 
 func (f *folder) isHome() bool {

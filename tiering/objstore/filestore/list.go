@@ -12,10 +12,13 @@ import (
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
+// maxList is the most objects of one List: each reads the whole of the folders that it walks through.
+const maxList = 1 << 16
+
 // List implements objstore.Store. It walks the folders in the order of keys
 // and holds the names of one folder for each level.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
-	w := walk{s: s, prefix: prefix, after: after, limit: objstore.ListLimit(limit)}
+	w := walk{s: s, prefix: prefix, after: after, limit: objstore.ListLimit(limit, maxList)}
 	// The folders that the prefix names whole need not be looked for. (A ".."
 	// in it names none, and is not followed either: no key has it.)
 	from := prefix[:strings.LastIndexByte(prefix, '/')+1]

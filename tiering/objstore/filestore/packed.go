@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path"
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/varvelog/varve/tiering/objstore/filestore/pack"
 )
+
+// packReads is how many packs' headers are read at a time.
+const packReads = 16
 
 // errNoPack is returned for an object's name that refers to a pack that is not there.
 var errNoPack = errors.New("the object's pack is not there")
@@ -48,22 +54,31 @@ func (r *records) add(rec pack.Record) {
 	}
 }
 
-// all returns the names in a pack that is closed.
-func (r *records) all(h *handle, id pack.ID) ([]string, error) {
-	size, err := h.file.Size() // less than when it was opened: it was cut on closing
-	if err != nil {
-		return nil, err
-	}
-	_, next, _ := r.get("")
-	for rec, err := range pack.Scan(h.file, id, next, size) {
-		if err != nil {
-			return nil, err
-		}
-		r.add(rec)
-	}
+// known returns the names in a pack that were read or written so far.
+func (r *records) known() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.names), nil
+	return slices.Clone(r.names)
+}
+
+// more reads on in a pack that is closed.
+func (r *records) more(h *handle, id pack.ID) iter.Seq2[pack.Record, error] {
+	return func(yield func(pack.Record, error) bool) {
+		size, err := h.file.Size() // less than when it was opened: it was cut on closing
+		if err != nil {
+			yield(pack.Record{}, err)
+			return
+		}
+		_, next, _ := r.get("")
+		for rec, err := range pack.Scan(h.file, id, next, size) {
+			if err == nil {
+				r.add(rec)
+			}
+			if !yield(rec, err) {
+				return
+			}
+		}
+	}
 }
 
 // find returns the record of a name in a pack. Who has the name from the
@@ -95,6 +110,9 @@ func (s *Store) record(name string, id pack.ID) (*handle, pack.Record, error) {
 	}
 	if err != nil {
 		return nil, pack.Record{}, err
+	}
+	if _, _, ok := h.records.get(base); !ok {
+		s.readPacks(path.Clean(dir))
 	}
 	rec, err := h.records.find(h, id, base)
 	if err != nil {
@@ -234,28 +252,77 @@ func (s *Store) collect(ctx context.Context, dir string, id pack.ID) (closed boo
 }
 
 // inUse says whether a pack has objects. They are deleted in order as a rule,
-// so it looks for the last first.
+// so of those known it looks for the last first. Of the others it reads only what it must.
 func (s *Store) inUse(ctx context.Context, h *handle, dir string, id pack.ID) (bool, error) {
-	names, err := h.records.all(h, id)
-	if err != nil {
-		return false, err
+	for _, name := range slices.Backward(h.records.known()) {
+		if used, err := s.refers(ctx, path.Join(dir, name), id); err != nil || used {
+			return used, err
+		}
 	}
-	for _, name := range slices.Backward(names) {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		ref, err := s.files.acquire(path.Join(dir, name))
-		if absent(err) {
-			continue
-		}
+	for rec, err := range h.records.more(h, id) {
 		if err != nil {
 			return false, err
 		}
-		here := ref.packed && ref.id == id
-		s.files.release(ref)
-		if here {
-			return true, nil
+		if used, err := s.refers(ctx, path.Join(dir, rec.Name), id); err != nil || used {
+			return used, err
 		}
 	}
 	return false, nil
+}
+
+// refers says whether a name is that of an object in a pack.
+func (s *Store) refers(ctx context.Context, name string, id pack.ID) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	ref, err := s.files.acquire(name)
+	if absent(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer s.files.release(ref)
+	return ref.packed && ref.id == id, nil
+}
+
+// readPacks reads the headers in a folder's closed packs, once, several at a time: who comes to
+// another's folder asks for all its objects as a rule, and one after the other each would wait for
+// the disk. What can't be read is found out by who needs it.
+func (s *Store) readPacks(dir string) {
+	f := s.folders.use(dir)
+	defer s.folders.done(f)
+	done, first := f.startReading()
+	if !first {
+		<-done
+		return
+	}
+	defer close(done)
+	names, _ := s.fs.ReadDir(dir)
+	var g errgroup.Group
+	g.SetLimit(packReads)
+	for _, name := range names {
+		if id, ref, ok := pack.ParseName(name); ok && !ref {
+			g.Go(func() error { return s.readPack(path.Join(dir, name), id) })
+		}
+	}
+	_ = g.Wait()
+}
+
+// readPack reads the headers in a pack, unless it is open.
+func (s *Store) readPack(name string, id pack.ID) error {
+	h, err := s.packs.acquire(name)
+	if err != nil {
+		return err
+	}
+	defer s.packs.release(h)
+	if closed, err := pack.Closed(h.file, id); err != nil || !closed {
+		return err
+	}
+	for _, err := range h.records.more(h, id) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -18,7 +18,7 @@ import (
 // reading: a segment in use is read in many ranges.
 const (
 	maxOpenFiles = 256
-	maxOpenPacks = 32
+	maxOpenPacks = 160 // more than wal.backlog.max.bytes of 8 GiB has
 )
 
 // ReadAt implements objstore.Store.

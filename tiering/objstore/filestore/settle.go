@@ -161,6 +161,7 @@ func (s *Store) restoreNames(dir string, h *handle, id pack.ID, present map[stri
 		if err != nil {
 			return 0, err
 		}
+		h.records.add(rec)
 		end = rec.End()
 		if rec.Void || present[rec.Name] || !present[id.RefName()] {
 			continue

@@ -156,7 +156,7 @@ func (s *Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (n 
 
 // List implements objstore.Store.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) (infos []objstore.Info, err error) {
-	limit = objstore.ListLimit(limit)
+	limit = objstore.ListLimit(limit, objstore.MaxList)
 	err = s.call(ctx, OpList, prefix, false, func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -114,7 +114,7 @@ func (s *Store) head(ctx context.Context, key string) (int64, error) {
 
 // List implements objstore.Store. Objects that no Put can have made are left out.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
-	limit = objstore.ListLimit(limit)
+	limit = objstore.ListLimit(limit, objstore.MaxList)
 	in := &s3.ListObjectsV2Input{Bucket: s.bucket, Prefix: s.key(prefix)}
 	if after != "" {
 		in.StartAfter = s.key(after)

@@ -14,6 +14,7 @@
 package pack
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -214,8 +215,9 @@ func Scan(r io.ReaderAt, id ID, from, size int64) iter.Seq2[Record, error] {
 		for off := max(from, Block); off < size; {
 			rec, err := ReadRecord(r, id, off, size)
 			if errors.Is(err, ErrInvalid) {
-				off += Block
-				continue
+				if off, err = nextRecord(r, off+Block, size); err == nil {
+					continue
+				}
 			}
 			if !yield(rec, err) || err != nil {
 				return
@@ -223,6 +225,30 @@ func Scan(r io.ReaderAt, id ID, from, size int64) iter.Seq2[Record, error] {
 			off = rec.End()
 		}
 	}
+}
+
+// gapBuffer is how many bytes without a record are read at a time.
+const gapBuffer = 256 << 10
+
+// nextRecord returns where the next record may begin, from off on; size where none does.
+func nextRecord(r io.ReaderAt, off, size int64) (int64, error) {
+	buf := make([]byte, gapBuffer)
+	for off < size {
+		n, err := r.ReadAt(buf[:min(gapBuffer, size-off)], off)
+		if err != nil && err != io.EOF {
+			return off, fmt.Errorf("read pack: %w", err)
+		}
+		for at := 0; at < n; at += Block {
+			if bytes.HasPrefix(buf[at:n], []byte(recordMagic)) {
+				return off + int64(at), nil
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		off += int64(n)
+	}
+	return size, nil
 }
 
 // Checksum returns the CRC-32C of a body that lies in pieces.

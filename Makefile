@@ -77,6 +77,7 @@ soak: build ## the long version: thousands of seeds, twenty rounds of kills, ben
 	@$(STAGE) unit go test -count=1 ./...
 	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
+	@START_BYTES=10737418240 $(STAGE) start-on-10-GiB go -C test test -count=1 -v -timeout 1h -run TestStartOnData ./faults
 	@CLUSTER_ROUNDS=20 $(STAGE) cluster go -C test test -count=1 -v -timeout 6h ./cluster
 	@$(MAKE) --no-print-directory bench
 

@@ -168,7 +168,7 @@ func (k *keeper) turn(ctx context.Context) error {
 func (k *keeper) checkpointDue() bool {
 	cfg, now := k.m.o.Config(), k.m.wal.Position()
 	return k.recovered.Load() || now.Durable-k.checkpointed.Durable >= cfg.WALCheckpointObjects ||
-		now.Bytes-k.checkpointed.Bytes >= cfg.WALCheckpointBytes || k.cramped(0) >= urgent
+		now.Bytes-k.checkpointed.Bytes >= min(cfg.WALCheckpointBytes, cfg.WALBacklogMax/2) || k.cramped(0) >= urgent
 }
 
 // seal writes a log's hot slices as one sealed segment and commits it.

@@ -286,16 +286,18 @@ func testListPages(t *testing.T, s objstore.Store) {
 	if got := len(list(t, s, "p/", "", 0)); got != objstore.MaxList {
 		t.Errorf("List without a limit returned %d objects", got)
 	}
-	var got []string
-	for after := ""; ; after = got[len(got)-1] {
-		page := list(t, s, "p/", after, 100)
-		got = append(got, page...)
-		if len(page) < 100 {
-			break
+	for _, limit := range []int{100, 5 * objstore.MaxList} {
+		var got []string
+		for after := ""; ; after = got[len(got)-1] {
+			page := list(t, s, "p/", after, limit)
+			got = append(got, page...)
+			if len(page) < min(limit, objstore.MaxList) {
+				break
+			}
 		}
-	}
-	if diff := cmp.Diff(slices.Sorted(slices.Values(keys)), got); diff != "" {
-		t.Errorf("all pages (-want +got):\n%s", diff)
+		if diff := cmp.Diff(slices.Sorted(slices.Values(keys)), got); diff != "" {
+			t.Errorf("all pages of %d (-want +got):\n%s", limit, diff)
+		}
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"io"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"golang.org/x/sync/semaphore"
 )
 
 // Errors of the readers.
@@ -43,12 +42,18 @@ func MaxFrame(key int16, limit int32) int32 {
 	return min(limit, maxOther)
 }
 
+// Ahead is memory that many readers share (semaphore.Weighted is one).
+type Ahead interface {
+	TryAcquire(bytes int64) bool
+	Release(bytes int64)
+}
+
 // ReadFrame reads one frame without its length. A frame of up to 1 MiB is one
 // exact allocation, and so is a larger one if ahead, the bytes that all readers
 // together may take before they have arrived, has room for it (nil: none). Else
 // it grows as it arrives: memory never runs more than 1 MiB, or once again what
 // has arrived, ahead. io.EOF means that the peer closed between frames.
-func ReadFrame(r io.Reader, limit int32, ahead *semaphore.Weighted) ([]byte, error) {
+func ReadFrame(r io.Reader, limit int32, ahead Ahead) ([]byte, error) {
 	var head [8]byte // the length, and of the frame the key and version
 	if _, err := io.ReadFull(r, head[:4]); err != nil {
 		return nil, err

@@ -271,15 +271,18 @@ func (r *racks) checkMetadata() {
 			r.t.Errorf("broker %d: rack %v", b.NodeID, b.Rack)
 		}
 	}
-	leaders := make(map[int32]int)
+	leaders, together := make(map[int32]int), 0
 	for _, p := range m.Topics[r.topic].Partitions.Sorted() {
 		leaders[p.Leader]++
 		if slices.Sort(p.Replicas); !slices.Equal(p.Replicas, []int32{1, 2, 3}) {
 			r.t.Errorf("partition %d: replicas %v", p.Partition, p.Replicas)
 		}
 		if next, ok := m.Topics[r.topic].Partitions[p.Partition+1]; ok && next.Leader == p.Leader {
-			r.t.Errorf("partitions %d and %d are both led by %d", p.Partition, next.Partition, p.Leader)
+			together++
 		}
+	}
+	if together > rackPartitions/4 { // slots that moved while brokers began may have come to lie together
+		r.t.Errorf("%d partitions are led by their neighbours' leaders", together)
 	}
 	for id, n := range leaders {
 		if n < rackPartitions/6 || n > rackPartitions/2 {

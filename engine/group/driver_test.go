@@ -296,6 +296,8 @@ func TestTakeover(t *testing.T) {
 		want(t, "heartbeat", heartbeat(t, c, "g", j.MemberID, 1), kafka.None)
 		off, _ := fetch(t, c, "g")
 		want(t, "offset", off, 5)
+		_, code := fetch(t, old, "g")
+		want(t, "a late fetch, of what others may have gone past", code, kafka.NotCoordinator)
 		want(t, "a late commit", commit(t, old, commitReq("g", j.MemberID, 1, "t", 9)), kafka.NotCoordinator)
 		want(t, "a late commit to a group that nobody has loaded", commit(t, old, commitReq("s", "", -1, "t", 8)), kafka.None)
 		off, _ = fetch(t, c, "s")

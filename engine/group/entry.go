@@ -28,8 +28,10 @@ type entry struct {
 
 	version, saved int64 // of the state in memory; the one in the catalogue
 	held           []held
-	batch          batch // offsets for the next write
-	writing        bool  // one is under way
+	confirming     []Reply // that wait for a read
+	confirmed      bool    // the last piece of work was such a read: a write goes before the next
+	batch          batch   // offsets for the next write
+	writing        bool    // one is under way
 	writeAt        time.Time
 	deleting       bool
 	replies        map[Token]chan Reply
@@ -154,6 +156,8 @@ func (e *entry) give(r Reply) {
 	switch {
 	case r.When == Written:
 		e.batch.replies = append(e.batch.replies, r)
+	case r.When == Confirmed:
+		e.confirming = append(e.confirming, r)
 	case r.When == Saved && e.saved < e.version, r.When == Deleted:
 		e.held = append(e.held, held{e.version, r})
 	default:
@@ -228,7 +232,7 @@ func (e *entry) drop(code kafka.ErrorCode) {
 		e.timer.Stop()
 	}
 	e.life++
-	e.group, e.timer, e.waiting, e.held, e.batch = nil, nil, nil, nil, batch{}
+	e.group, e.timer, e.waiting, e.held, e.confirming, e.batch = nil, nil, nil, nil, nil, batch{}
 	e.version, e.saved, e.deleting, e.writing = 0, 0, false, false
 }
 
@@ -264,10 +268,14 @@ func (e *entry) next() job {
 		return e.load()
 	case e.version > e.saved:
 		return e.save()
+	case len(e.confirming) > 0 && !e.confirmed:
+		return e.confirm()
 	case !e.batch.empty() && (e.deleting || !time.Now().Before(e.writeAt)):
 		return e.write()
 	case e.deleting:
 		return e.remove()
+	case len(e.confirming) > 0:
+		return e.confirm()
 	}
 	return nil
 }

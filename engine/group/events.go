@@ -109,10 +109,11 @@ type When int
 
 // The conditions.
 const (
-	Now     When = iota // nothing: it reveals nothing new
-	Saved               // the group's state as it is after the step
-	Written             // that, and the step's offsets
-	Deleted             // that the group is gone
+	Now       When = iota // nothing: it reveals nothing new
+	Saved                 // the group's state as it is after the step
+	Written               // that, and the step's offsets
+	Deleted               // that the group is gone
+	Confirmed             // nothing, but nobody else may have taken the group since: a read shows it
 )
 
 // Reply is an answer.

@@ -103,7 +103,7 @@ func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFe
 		return nil, kafka.InvalidGroupID
 	}
 	var topics []kmsg.OffsetFetchResponseGroupTopic
-	code := c.view(ctx, id, Now, func(g *Group) {
+	code := c.view(ctx, id, Confirmed, func(g *Group) {
 		if want == nil {
 			topics = c.allOffsets(g)
 			return

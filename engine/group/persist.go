@@ -145,7 +145,7 @@ func (e *entry) release(when When, version int64) {
 // write commits the offsets that have gathered, one commit at a time.
 func (e *entry) write() job {
 	cat, item, b := e.c.o.Catalog, e.item, e.batch
-	e.batch, e.writing = batch{}, true
+	e.batch, e.writing, e.confirmed = batch{}, true, false
 	e.writeAt = time.Now().Add(e.c.o.Config().OffsetsCommitInterval)
 	return func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
@@ -162,6 +162,31 @@ func (e *entry) write() job {
 			e.writing = false
 			e.group.Applied(b.set, b.del)
 			for _, r := range b.replies {
+				e.answer(r)
+			}
+		}
+	}
+}
+
+// confirm answers what was seen of the group once a read shows that nobody else
+// has taken it since: a broker that has been fenced and does not know it yet has
+// offsets in memory that others may have gone past.
+func (e *entry) confirm() job {
+	cat, id, item, replies := e.c.o.Catalog, storeID(e.id), e.item, e.confirming
+	e.confirming, e.confirmed = nil, true
+	return func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+		defer cancel()
+		now, err := cat.ReadGroupState(ctx, id)
+		if err == nil && !now.Same(item) {
+			err = catalog.ErrFenced
+		}
+		return func() {
+			if err != nil {
+				e.fail("confirm group", err, false)
+				return
+			}
+			for _, r := range replies {
 				e.answer(r)
 			}
 		}

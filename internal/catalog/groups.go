@@ -23,6 +23,11 @@ type GroupState struct {
 	chunks []meta.Item // of a value too large for one item
 }
 
+// Same tells whether two reads of a group saw the same state.
+func (g GroupState) Same(other GroupState) bool {
+	return g.exists == other.exists && g.item.Version == other.item.Version && g.item.CommitID == other.item.CommitID
+}
+
 // GroupOffset is a committed offset.
 type GroupOffset struct {
 	Offset      kafka.Offset      `json:"o"`

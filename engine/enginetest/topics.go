@@ -124,7 +124,7 @@ func (w *world) churn(ctx, trouble context.Context) {
 			if bad == "" || ctx.Err() != nil {
 				break
 			}
-			if try == 4 {
+			if try == 9 { // for five minutes: a broker may sleep for two
 				w.report("churned: %s", bad)
 				break
 			}

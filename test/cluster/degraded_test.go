@@ -65,10 +65,10 @@ func (r *racks) degrade(admin *kadm.Client, reader *reader, s3, dynamodb *awstes
 	reader.readAll()
 
 	s3.Set(all)
+	again := r.reader("zone-a") // from RAM, before a session whose PUTs wait is suspected
+	again.readAll()
 	begin = time.Now()
 	r.impossible(ctx, later)
-	again := r.reader("zone-a") // from RAM
-	again.readAll()
 	load.Wait(t, time.Until(begin.Add(away)))
 	waits := 0.0
 	for _, b := range r.brokers {

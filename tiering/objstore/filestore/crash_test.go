@@ -383,3 +383,24 @@ func TestSweep(t *testing.T) {
 		t.Errorf("process %q is taken for dead, or others for alive", self.id)
 	}
 }
+
+// TestFailedClose: a pack whose closing failed, and that can be read as closed until the power
+// goes, does not lend its records to names that were deleted and put again since.
+func TestFailedClose(t *testing.T) {
+	script := []op{
+		{key: "wal/1/0", size: 64}, {key: "wal/1/1", size: 14_000}, {key: "wal/1/2", size: 14_000},
+		{key: "wal/1/0", del: true}, {key: "wal/1/0", size: 44},
+	}
+	failed := 0
+	for range 4 { // packs are settled in any order
+		for at := 0; ; at++ {
+			if !testFault(t, "packed", script, at, true, false) {
+				break
+			}
+			failed++
+		}
+	}
+	if failed < 4*50 {
+		t.Errorf("only %d operations failed", failed)
+	}
+}

@@ -189,7 +189,7 @@ func (s *Store) makePack(dir string, p *openPack) error {
 		if p.file, err = s.fs.Preallocate(tmp, p.size); err != nil {
 			return err
 		}
-		return errors.Join(p.file.WriteBlocks([][]byte{pack.Header(p.id, false)}, 0), p.file.Sync())
+		return errors.Join(p.file.WriteBlocks([][]byte{pack.Header(p.id, pack.Open)}, 0), p.file.Sync())
 	}); err == nil {
 		err = s.dirs.sync(dir)
 	}

@@ -196,7 +196,7 @@ func (s *Store) void(name string, id pack.ID) error {
 		return err
 	}
 	defer s.packs.release(h)
-	if closed, err := pack.Closed(h.file, id); err != nil || closed {
+	if state, err := pack.ReadState(h.file, id); err != nil || state == pack.Closed {
 		return err
 	}
 	f, err := s.fs.Edit(h.name)
@@ -233,8 +233,8 @@ func (s *Store) collect(ctx context.Context, dir string, id pack.ID) (closed boo
 		return false, err
 	}
 	defer s.packs.release(h)
-	if closed, err = pack.Closed(h.file, id); err != nil || !closed {
-		return closed, err
+	if state, err := pack.ReadState(h.file, id); err != nil || state != pack.Closed {
+		return false, err
 	}
 	if used, err := s.inUse(ctx, h, dir, id); err != nil || used {
 		return true, err
@@ -316,7 +316,7 @@ func (s *Store) readPack(name string, id pack.ID) error {
 		return err
 	}
 	defer s.packs.release(h)
-	if closed, err := pack.Closed(h.file, id); err != nil || !closed {
+	if state, err := pack.ReadState(h.file, id); err != nil || state != pack.Closed {
 		return err
 	}
 	for _, err := range h.records.more(h, id) {

@@ -54,12 +54,12 @@ func packs(t *testing.T, m *vfs.Mem, dir string) (n int, size int64, closed int)
 		if err != nil {
 			t.Fatal(err)
 		}
-		is, err := pack.Closed(f, id)
+		state, err := pack.ReadState(f, id)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n, size = n+1, size+bytes
-		if is {
+		if state == pack.Closed {
 			closed++
 		}
 	}

@@ -137,7 +137,8 @@ func (s *Store) settlePack(dir string, id pack.ID, present map[string]bool) erro
 		return err
 	}
 	defer s.packs.release(h)
-	if closed, err := pack.Closed(h.file, id); err != nil || closed {
+	state, err := pack.ReadState(h.file, id)
+	if err != nil || state == pack.Closed {
 		return err
 	}
 	f, err := s.fs.Edit(h.name)
@@ -147,15 +148,17 @@ func (s *Store) settlePack(dir string, id pack.ID, present map[string]bool) erro
 	if err := f.Sync(); err != nil { // its home may have been killed while it wrote
 		return errors.Join(err, f.Close())
 	}
-	end, err := s.restoreNames(dir, h, id, present)
+	lost := state == pack.Open && present[id.RefName()]
+	end, err := s.restoreNames(dir, h, id, present, lost)
 	if err == nil {
 		err = s.closePack(dir, id, f, end)
 	}
 	return errors.Join(err, f.Close())
 }
 
-// restoreNames links the names of a pack's whole records, and returns where the last record ends.
-func (s *Store) restoreNames(dir string, h *handle, id pack.ID, present map[string]bool) (end int64, err error) {
+// restoreNames links the names of a pack's whole records, where they may be lost, and returns where
+// the last record ends.
+func (s *Store) restoreNames(dir string, h *handle, id pack.ID, present map[string]bool, lost bool) (end int64, err error) {
 	end = pack.Block
 	for rec, err := range pack.Scan(h.file, id, 0, h.size) {
 		if err != nil {
@@ -163,7 +166,7 @@ func (s *Store) restoreNames(dir string, h *handle, id pack.ID, present map[stri
 		}
 		h.records.add(rec)
 		end = rec.End()
-		if rec.Void || present[rec.Name] || !present[id.RefName()] {
+		if rec.Void || present[rec.Name] || !lost {
 			continue
 		}
 		if err := pack.Verify(h.file, rec); errors.Is(err, pack.ErrInvalid) {
@@ -186,8 +189,10 @@ func (s *Store) closePack(dir string, id pack.ID, f vfs.BlockFile, end int64) er
 	if err := s.dirs.sync(dir); err != nil {
 		return err
 	}
-	if err := f.WriteBlocks([][]byte{pack.Header(id, true)}, 0); err != nil {
-		return err
+	for _, state := range []pack.State{pack.Closing, pack.Closed} {
+		if err := f.WriteBlocks([][]byte{pack.Header(id, state)}, 0); err != nil {
+			return err
+		}
 	}
 	return f.Truncate(end)
 }

@@ -108,27 +108,38 @@ const (
 	recordSize = 512
 )
 
+// State says whether the names in the folder are the truth about a pack's records.
+type State byte
+
+// A pack goes from Open through Closing to Closed. Who writes Closing may be told that he failed and
+// see it nevertheless, until the power goes; Closed is written once Closing is durable.
+const (
+	Open    State = 0 // records may have lost their names
+	Closed  State = 1 // the names are the truth, whatever happens
+	Closing State = 2 // they are, but after a loss of power the pack may be open
+)
+
 // Header returns a pack's first block.
-func Header(id ID, closed bool) []byte {
+func Header(id ID, state State) []byte {
 	b := make([]byte, headerSize, Block)
 	copy(b, packMagic)
 	binary.BigEndian.PutUint16(b[8:], version)
-	if closed {
-		b[10] = 1
-	}
+	b[10] = byte(state)
 	copy(b[16:], id[:])
 	putCRC(b)
 	return b[:Block]
 }
 
-// Closed reads a pack's header and says whether the pack is closed. One whose
-// header is torn is not.
-func Closed(r io.ReaderAt, id ID) (bool, error) {
+// ReadState reads the state in a pack's header. One whose header is torn is open.
+func ReadState(r io.ReaderAt, id ID) (State, error) {
 	b := make([]byte, headerSize)
 	if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
-		return false, fmt.Errorf("read header of pack: %w", err)
+		return Open, fmt.Errorf("read header of pack: %w", err)
 	}
-	return valid(b, packMagic) && ID(b[16:32]) == id && b[10] == 1, nil
+	if !valid(b, packMagic) || ID(b[16:32]) != id {
+		return Open, nil
+	}
+	return State(b[10]), nil
 }
 
 // Record is an object in a pack.

@@ -16,7 +16,7 @@ import (
 
 // build returns a pack with the bodies given, named by their numbers.
 func build(id pack.ID, bodies ...[]byte) (file []byte, recs []pack.Record) {
-	file = pack.Header(id, false)
+	file = pack.Header(id, pack.Open)
 	for i, body := range bodies {
 		rec := pack.Record{Name: fmt.Sprint(i), Offset: int64(len(file)), Size: int64(len(body)), CRC: pack.Checksum([][]byte{body})}
 		file = append(append(file, slices.Concat(rec.AppendHeader(nil, id)...)...), body...)
@@ -86,15 +86,15 @@ func TestMarks(t *testing.T) {
 	if err := pack.Verify(bytes.NewReader(file), recs[1]); !errors.Is(err, pack.ErrInvalid) {
 		t.Errorf("Verify of a changed body: %v", err)
 	}
-	for _, want := range []bool{false, true} {
+	for _, want := range []pack.State{pack.Open, pack.Closing, pack.Closed} {
 		copy(file, pack.Header(id, want))
-		if got, err := pack.Closed(bytes.NewReader(file), id); err != nil || got != want {
-			t.Errorf("Closed: %v, %v, want %v", got, err, want)
+		if got, err := pack.ReadState(bytes.NewReader(file), id); err != nil || got != want {
+			t.Errorf("ReadState: %v, %v, want %v", got, err, want)
 		}
 	}
 	file[20]++
-	if closed, err := pack.Closed(bytes.NewReader(file[:100]), id); err != nil || closed {
-		t.Errorf("a torn header is closed: %v, %v", closed, err)
+	if got, err := pack.ReadState(bytes.NewReader(file[:100]), id); err != nil || got != pack.Open {
+		t.Errorf("a torn header's state: %v, %v", got, err)
 	}
 }
 
@@ -141,7 +141,7 @@ func FuzzScan(f *testing.F) {
 			}
 		}
 		pack.ParseRef(file)
-		if _, err := pack.Closed(bytes.NewReader(file), id); err != nil {
+		if _, err := pack.ReadState(bytes.NewReader(file), id); err != nil {
 			t.Error(err)
 		}
 	})

@@ -172,13 +172,13 @@ func (e *entry) write() job {
 // has taken it since: a broker that has been fenced and does not know it yet has
 // offsets in memory that others may have gone past.
 func (e *entry) confirm() job {
-	cat, id, item, replies := e.c.o.Catalog, storeID(e.id), e.item, e.confirming
+	cat, item, replies := e.c.o.Catalog, e.item, e.confirming
 	e.confirming, e.confirmed = nil, true
 	return func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 		defer cancel()
-		now, err := cat.ReadGroupState(ctx, id)
-		if err == nil && !now.Same(item) {
+		stands, err := cat.GroupStands(ctx, item)
+		if err == nil && !stands {
 			err = catalog.ErrFenced
 		}
 		return func() {

@@ -23,11 +23,6 @@ type GroupState struct {
 	chunks []meta.Item // of a value too large for one item
 }
 
-// Same tells whether two reads of a group saw the same state.
-func (g GroupState) Same(other GroupState) bool {
-	return g.exists == other.exists && g.item.Version == other.item.Version && g.item.CommitID == other.item.CommitID
-}
-
 // GroupOffset is a committed offset.
 type GroupOffset struct {
 	Offset      kafka.Offset      `json:"o"`
@@ -121,6 +116,20 @@ func (c *Catalog) ReadGroupState(ctx context.Context, id string) (GroupState, er
 		return g, fmt.Errorf("read state of group %q: %w", id, err)
 	}
 	return g, nil
+}
+
+// GroupStands tells whether a group's state is still as g was read or saved: it
+// reads one item, however large the group.
+func (c *Catalog) GroupStands(ctx context.Context, g GroupState) (stands bool, err error) {
+	err = again(ctx, func() error {
+		now, err := c.get(ctx, groupPK(g.ID), stateSK)
+		stands = now.Version == g.item.Version && now.CommitID == g.item.CommitID // none of a group that is not there
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("read state of group %q: %w", g.ID, err)
+	}
+	return stands, nil
 }
 
 // fill puts the state together from a group's items. Those of one state are

@@ -88,19 +88,6 @@ func (e *expectation) look(coming bool) <-chan time.Time {
 	return time.After(lookPause)
 }
 
-// awaits tells whether another live session holds a slot that should be this one's.
-func (m *Manager) awaits() bool {
-	c := m.o.View.Now()
-	for s := range kafka.Slot(c.Slots()) {
-		if o := c.Owner(s); o.Epoch >= 0 && o.Session != m.session.ID && c.Lives(o.Session) {
-			if to, ok := c.Target(s); ok && to == m.session.ID {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // tell wakes up who waits for slots. mu is held.
 func (m *Manager) tell() {
 	close(m.moved)

@@ -18,7 +18,7 @@ type Health struct {
 // Health returns the session's health of the moment.
 func (m *Manager) Health() Health {
 	c := m.o.View.Now()
-	h := Health{Owned: len(m.Owned()), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog()}
+	h := Health{Owned: len(m.Owned()), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog(0)}
 	for s := range c.Slots() {
 		if to, ok := c.Target(kafka.Slot(s)); ok && to == m.session.ID {
 			h.Target++

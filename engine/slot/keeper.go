@@ -52,7 +52,7 @@ func newKeeper(m *Manager) *keeper {
 		m: m, asks: make(chan ask), due: make(chan struct{}, 1), swept: time.Now(),
 		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64), Level: zstd.EncoderLevelFromZstd(m.o.Config().SealLevel)},
 	}
-	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: k.backlog, hurry: k.hurry}
+	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: func() float64 { return k.backlog(0) }, hurry: k.hurry}
 	k.uploads.Pace = func(ctx context.Context, n int64) error {
 		if k.haste() {
 			return errHaste
@@ -73,9 +73,9 @@ func (k *keeper) tail() int64 { return k.m.wal.Position().Bytes - k.trimmed.Load
 func (k *keeper) hurry() bool { return k.waiting.Load() > 0 || len(k.due) > 0 || k.moving.Load() }
 
 // backlog returns the WAL that waits to be trimmed, in parts of wal.backlog.max.bytes, or the records that wait to
-// be sealed, in parts of what the disk has for them, if that is more.
-func (k *keeper) backlog() float64 {
-	return max(float64(k.tail())/float64(k.m.o.Config().WALBacklogMax), k.cramped(0))
+// be sealed, with some more, in parts of what the disk has for them, if that is more.
+func (k *keeper) backlog(more int64) float64 {
+	return max(float64(k.tail())/float64(k.m.o.Config().WALBacklogMax), k.cramped(more))
 }
 
 // look makes the running keeper look what is due.

@@ -39,6 +39,7 @@ type Manager struct {
 	done     chan struct{}             // closed when Run has ended
 
 	fenced map[catalog.SessionID]time.Time // own's: when sessions were first seen fenced
+	coming bool                            // own's: a live session holds a slot that should be this one's
 
 	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it
 
@@ -152,7 +153,7 @@ func (m *Manager) state(s kafka.Slot) (slot catalog.Slot, here bool) {
 // Admit waits until the WAL has room for n more bytes. While too much of it
 // waits to be trimmed, or the disk is too full, it fails, retriably, with kafka.RequestTimedOut.
 func (m *Manager) Admit(ctx context.Context, n int) error {
-	if m.keeper.backlog() > 1 || m.keeper.cramped(int64(n)) > 1 {
+	if m.keeper.backlog(int64(n)) > 1 {
 		return kafka.RequestTimedOut
 	}
 	return m.wal.Admit(ctx, n)

@@ -20,7 +20,7 @@ import (
 func (m *Manager) own(ctx context.Context, stop <-chan struct{}) error {
 	retry := time.NewTicker(m.o.Config().HeartbeatInterval)
 	defer retry.Stop()
-	var coming expectation
+	var expected expectation
 	for {
 		changed := m.o.Catalog.Changed()
 		if err := m.turn(ctx); err != nil {
@@ -38,7 +38,7 @@ func (m *Manager) own(ctx context.Context, stop <-chan struct{}) error {
 			return nil
 		case <-changed:
 		case <-retry.C:
-		case <-coming.look(m.awaits()):
+		case <-expected.look(m.coming):
 			lctx, cancel := context.WithTimeout(ctx, callTimeout)
 			m.lookAgain(lctx)
 			cancel()
@@ -71,6 +71,7 @@ func (m *Manager) turn(ctx context.Context) error {
 	begin, before := time.Now(), len(m.Owned())
 	c := m.o.View.Now()
 	var take, open []kafka.Slot
+	m.coming = false
 	for s := range kafka.Slot(c.Slots()) {
 		owner := c.Owner(s)
 		target, _ := c.Target(s)
@@ -81,6 +82,8 @@ func (m *Manager) turn(ctx context.Context) error {
 			}
 		case target == m.session.ID && m.ended(owner):
 			take = append(take, s)
+		case target == m.session.ID && c.Lives(owner.Session):
+			m.coming = true
 		}
 	}
 	if err := m.open(ctx, open); err != nil {

@@ -21,10 +21,7 @@ func TestBalanceByLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		d := newDice(1)
-		w := &world{t: t, dice: d, current: make(map[int32]*process), ids: []int32{1, 2, 3}, cancel: cancel,
-			cluster: newCluster(d, map[string]string{"auto.create.topics.enable": "false"})}
-		w.cluster.faults.settle()
+		w := calmWorld(t, cancel, 3, nil)
 		defer w.end()
 		w.startAll(ctx)
 		wait(ctx, 20*time.Second) // slots are even

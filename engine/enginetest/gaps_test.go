@@ -29,10 +29,7 @@ func TestGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		d := newDice(1)
-		w := &world{t: t, dice: d, current: make(map[int32]*process), ids: []int32{1, 2, 3}, cancel: cancel,
-			cluster: newCluster(d, map[string]string{"auto.create.topics.enable": "false", "wal.interval.ms": "100"})}
-		w.cluster.faults.settle()
+		w := calmWorld(t, cancel, 3, map[string]string{"wal.interval.ms": "100"})
 		w.cluster.faults.put = gapPut
 		defer w.end()
 		w.startAll(ctx)

@@ -66,10 +66,7 @@ func manyPartitions(t *testing.T, partitions int32) (m many) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		d := newDice(1)
-		w := &world{t: t, dice: d, current: make(map[int32]*process), ids: []int32{1, 2}, cancel: cancel,
-			cluster: newCluster(d, map[string]string{"auto.create.topics.enable": "false"})}
-		w.cluster.faults.settle()
+		w := calmWorld(t, cancel, 2, nil)
 		defer w.end()
 		w.startAll(ctx)
 		w.fillMany(ctx, &m)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -71,6 +72,21 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 	for id := range brokers {
 		w.ids = append(w.ids, int32(id+1))
 	}
+	return w
+}
+
+// calmWorld returns a world without faults or a workload, of brokers with Kafka's
+// defaults but for these settings.
+func calmWorld(t *testing.T, cancel func(), brokers int32, settings map[string]string) *world {
+	t.Helper()
+	cfg := map[string]string{"auto.create.topics.enable": "false"}
+	maps.Copy(cfg, settings)
+	d := newDice(1)
+	w := &world{t: t, dice: d, current: make(map[int32]*process), cancel: cancel, cluster: newCluster(d, cfg)}
+	for id := range brokers {
+		w.ids = append(w.ids, id+1)
+	}
+	w.cluster.faults.settle()
 	return w
 }
 

@@ -64,11 +64,19 @@ func (f *clientFlags) admin(ctx context.Context, fn func(context.Context, *kadm.
 func keyValues(pairs []string) (map[string]string, error) {
 	kv := make(map[string]string, len(pairs))
 	for _, p := range pairs {
-		k, v, ok := strings.Cut(p, "=")
-		if !ok || k == "" {
-			return nil, fmt.Errorf("%q is not of the form key=value", p)
+		k, v, err := keyValue(p)
+		if err != nil {
+			return nil, err
 		}
 		kv[k] = v
 	}
 	return kv, nil
+}
+
+func keyValue(pair string) (key, value string, err error) {
+	key, value, ok := strings.Cut(pair, "=")
+	if !ok || key == "" {
+		return "", "", fmt.Errorf("%q is not of the form key=value", pair)
+	}
+	return key, value, nil
 }

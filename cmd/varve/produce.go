@@ -118,13 +118,11 @@ func (f *produceFlags) run(cmd *cobra.Command, topic string, files []string) err
 func parseHeaders(pairs []string) ([]kgo.RecordHeader, error) {
 	var headers []kgo.RecordHeader
 	for _, p := range pairs {
-		kv, err := keyValues([]string{p})
+		k, v, err := keyValue(p)
 		if err != nil {
 			return nil, err
 		}
-		for k, v := range kv {
-			headers = append(headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
-		}
+		headers = append(headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
 	}
 	return headers, nil
 }

@@ -137,6 +137,9 @@ func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[Session
 // both are live. At most 40 slots. ErrFenced: a condition was false, nothing was
 // written; ErrUnknown: it may still land until mine has written the slots itself.
 func (c *Catalog) HandOver(ctx context.Context, mine, target Session, slots []Slot) ([]Slot, error) {
+	if target.State != Live {
+		return nil, fmt.Errorf("hand over %d slots: session %d/%d is %s: %w", len(slots), target.ID.Broker, target.ID.Epoch, target.State, ErrFenced)
+	}
 	next, err := c.moveSlots(ctx, []Session{mine, target}, target.ID, slots)
 	if err != nil {
 		return nil, fmt.Errorf("hand over %d slots: %w", len(slots), err)

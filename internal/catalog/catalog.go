@@ -79,6 +79,12 @@ func (c *Catalog) get(ctx context.Context, pk, sk string) (meta.Item, error) {
 	return item, err
 }
 
+// stands tells whether an item is still as it was read; Version 0: not there.
+func (c *Catalog) stands(ctx context.Context, item meta.Item) (bool, error) {
+	now, err := c.get(ctx, item.PK, item.SK)
+	return err == nil && now.Version == item.Version && now.CommitID == item.CommitID, err
+}
+
 // all returns all items of a partition key with a prefix.
 func (c *Catalog) all(ctx context.Context, pk, prefix string) ([]meta.Item, error) {
 	return c.inRange(ctx, pk, meta.Range{Prefix: prefix})

@@ -1,7 +1,6 @@
 package catalog_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -184,85 +182,6 @@ func TestLogStart(t *testing.T) {
 	ok(t, c.RemoveLogStart(t.Context(), slot.Slot, tp))
 	ok(t, c.RemoveLogStart(t.Context(), slot.Slot, tp))
 	same(t, map[kafka.TopicPartition]kafka.Offset{}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), slot.Slot)))
-}
-
-// An entry that a job has merged into the one before stays merged, when its
-// owner says it again and when a lost attempt to add it lands late.
-func TestAddSegmentAfterMerge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := memmeta.New()
-		c := catalog.New(store)
-		_, slot := owner(t, c, 1)
-		topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
-		tp := kafka.TopicPartition{Topic: topic.ID}
-		ok(t, c.AddSegment(t.Context(), slot, topic, catalog.Segment{TP: tp, Base: 0, End: 10, Key: "a"}))
-		second := catalog.Segment{TP: tp, Base: 10, End: 20, Key: "b"}
-
-		store.Hook = func(op string, _ []meta.Op) memmeta.Fault {
-			return memmeta.Fault{Fail: op == "commit", Later: time.Hour}
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		wantErr(t, c.AddSegment(ctx, slot, topic, second), catalog.ErrUnknown)
-		store.Hook = nil
-		ok(t, c.AddSegment(t.Context(), slot, topic, second))
-
-		segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))
-		merged := []catalog.Segment{{TP: tp, Base: 0, End: 20, Key: "ab", Cleaned: 20}}
-		ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs, New: merged}))
-		wantErr(t, c.AddSegment(t.Context(), slot, topic, second), catalog.ErrExists)
-		time.Sleep(2 * time.Hour)
-		same(t, merged, must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0)))
-	})
-}
-
-func TestSegments(t *testing.T) {
-	c := catalog.New(memmeta.New())
-	mine, slot := owner(t, c, 1)
-	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
-	tp := kafka.TopicPartition{Topic: topic.ID}
-	if _, found, err := c.NewestSegment(t.Context(), tp); found || err != nil {
-		t.Fatal(found, err)
-	}
-	var want []catalog.Segment
-	for i := range kafka.Offset(5) {
-		s := catalog.Segment{
-			TP: tp, Base: 10 * i, End: 10*i + 10, Key: fmt.Sprint("seg/", i), Size: 5, RawSize: 9, Records: 10, FirstTimestamp: -1, MaxTimestamp: 2,
-			FooterLen: 3, CreatedMs: 4, Epochs: []catalog.EpochStart{{Epoch: 1, Start: 10 * i}},
-		}
-		ok(t, c.AddSegment(t.Context(), slot, topic, s))
-		want = append(want, s)
-	}
-	ok(t, c.AddSegment(t.Context(), slot, topic, want[4])) // the same once more
-	wantErr(t, c.AddSegment(t.Context(), slot, topic, catalog.Segment{TP: tp, Base: 40, End: 41, Key: "other"}), catalog.ErrExists)
-	for from, first := range map[kafka.Offset]int{-1: 0, 0: 0, 9: 0, 10: 1, 35: 3, 49: 4, 50: 5, 1 << 40: 5} {
-		same(t, want[first:], must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, from, 0)))
-		for limit := 1; limit < 4; limit++ {
-			same(t, want[first:min(5, first+limit)], must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, from, limit)))
-		}
-	}
-	segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))
-	ok(t, c.AlterTopicConfigs(t.Context(), "t", func(m map[string]string) (map[string]string, error) { return m, nil })) // no obstacle
-	ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs[:2]}))
-	wantErr(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs[1:3]}), catalog.ErrFenced)
-	empty := catalog.Segment{TP: tp, Base: 40, End: 50}
-	ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs[2:], New: []catalog.Segment{empty}}))
-	newest, found, err := c.NewestSegment(t.Context(), tp)
-	if err != nil || !found {
-		t.Fatal(found, err)
-	}
-	same(t, empty, newest)
-	same(t, []catalog.Segment{empty}, must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0)))
-
-	_, taken := takeOver(t, c, mine, slot)
-	next := catalog.Segment{TP: tp, Base: 50, End: 60, Key: "k"}
-	wantErr(t, c.AddSegment(t.Context(), slot, topic, next), catalog.ErrFenced)
-	ok(t, c.DeleteTopic(t.Context(), "t", kafka.TopicID{}))
-	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound)
-	must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
-	wantErr(t, c.AddSegment(t.Context(), taken, topic, next), catalog.ErrNotFound) // another life of the name
-	wantErr(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: []catalog.Segment{newest}}), catalog.ErrNotFound)
-	ok(t, c.SwapSegments(t.Context(), catalog.Swap{Old: []catalog.Segment{newest}}))
 }
 
 func TestTopics(t *testing.T) {
@@ -482,6 +401,20 @@ func TestMembersFollowTheFeed(t *testing.T) {
 	}
 	_, err = c.HandOver(t.Context(), mine, target, []catalog.Slot{slot})
 	wantErr(t, err, catalog.ErrFenced)
+}
+
+// Nothing is handed over to a session that has been ended, even if it is read after that.
+func TestHandOverToEnded(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	mine, slot := owner(t, c, 1)
+	target := must[catalog.Session](t)(c.StartSession(t.Context(), 2, "host:2", "b"))
+	slot.Spans = []catalog.Span{{Session: mine.ID, To: 4}, {Session: target.ID, To: -1}}
+	fenced := must[catalog.Session](t)(c.FenceSession(t.Context(), target))
+	sealed := must[catalog.Session](t)(c.RecordSeal(t.Context(), fenced, 4))
+	for _, to := range []catalog.Session{target, fenced, sealed} {
+		_, err := c.HandOver(t.Context(), mine, to, []catalog.Slot{slot})
+		wantErr(t, err, catalog.ErrFenced)
+	}
 }
 
 func TestFollowSession(t *testing.T) {

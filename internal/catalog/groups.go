@@ -122,8 +122,9 @@ func (c *Catalog) ReadGroupState(ctx context.Context, id string) (GroupState, er
 // reads one item, however large the group.
 func (c *Catalog) GroupStands(ctx context.Context, g GroupState) (stands bool, err error) {
 	err = again(ctx, func() error {
-		now, err := c.get(ctx, groupPK(g.ID), stateSK)
-		stands = now.Version == g.item.Version && now.CommitID == g.item.CommitID // none of a group that is not there
+		item := g.item
+		item.Key = meta.Key{PK: groupPK(g.ID), SK: stateSK} // none of a group that is not there
+		stands, err = c.stands(ctx, item)
 		return err
 	})
 	if err != nil {

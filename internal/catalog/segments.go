@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/varvelog/varve/internal/kafka"
@@ -113,43 +114,84 @@ func (c *Catalog) AddSegment(ctx context.Context, slot Slot, topic Topic, s Segm
 }
 
 // Segments returns up to limit (0: all) segments of a partition that hold offsets of
-// from or later, in order.
+// from or later, in order. A job may replace entries while they are read, and of two that it joins the
+// reader may miss both: entries lie end to end, so what has a gap is read until it has the same one twice.
 func (c *Catalog) Segments(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, limit int) ([]Segment, error) {
-	var all []Segment
-	r := meta.Range{Prefix: "seg/", Limit: limit}
-	if from > 0 { // there may be one that begins before
-		first, ok, err := c.segmentBefore(ctx, tp, from)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			if first.End > from {
-				all = append(all, first)
-			}
-			r.After = segSK(first.Base)
+	r, err := c.readSegments(ctx, tp, from, limit)
+	for err == nil && r.gap {
+		before := r
+		if r, err = c.readSegments(ctx, tp, from, limit); err == nil && r.sameAs(before) {
+			break
 		}
 	}
-	for limit <= 0 || len(all) < limit {
-		items, more, err := c.store.Query(ctx, logPK(tp), r)
+	if err != nil {
+		return nil, fmt.Errorf("read segments of %s: %w", tp, err)
+	}
+	return r.segs, nil
+}
+
+// reading is one attempt to read segments.
+type reading struct {
+	first Segment // the last one that begins at the offset asked for or before; no item: there is none
+	segs  []Segment
+	gap   bool // somewhere, or first was no longer where it had been
+}
+
+func (r reading) sameAs(o reading) bool {
+	return r.first.item.CommitID == o.first.item.CommitID && slices.EqualFunc(r.segs, o.segs, Segment.sameAs)
+}
+
+func (c *Catalog) readSegments(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, limit int) (reading, error) {
+	var r reading
+	in, next := meta.Range{Prefix: "seg/"}, kafka.Offset(-1) // where the next one must begin; -1: anywhere
+	if limit > 0 {
+		in.Limit = limit + 1
+	}
+	if from > 0 {
+		first, ok, err := c.segmentBefore(ctx, tp, from)
 		if err != nil {
-			return nil, fmt.Errorf("read segments of %s: %w", tp, err)
+			return r, err
+		}
+		if ok { // it is read again, with those behind it
+			r.first, next, in.After = first, first.Base, justBelow(first.item.SK)
+		}
+	}
+	last := r.first.item
+	for more := true; more && (limit <= 0 || len(r.segs) < limit); {
+		var items []meta.Item
+		var err error
+		if items, more, err = c.store.Query(ctx, logPK(tp), in); err != nil {
+			return r, err
 		}
 		for _, it := range items {
 			s, err := segmentOf(tp, it)
 			if err != nil {
-				return nil, err
+				return r, err
 			}
-			all = append(all, s)
-			r.After = it.SK
-		}
-		if !more || len(items) == 0 {
-			break
+			r.gap = r.gap || next >= 0 && s.Base != next
+			if next, in.After = s.End, it.SK; s.End > from {
+				r.segs = append(r.segs, s)
+			}
+			last = s.item
 		}
 	}
-	if limit > 0 && len(all) > limit {
-		all = all[:limit]
+	if last.Version > 0 && (limit <= 0 || len(r.segs) < limit) { // none follows, if it has not grown meanwhile
+		stands, err := c.stands(ctx, last)
+		if err != nil {
+			return r, err
+		}
+		r.gap = r.gap || !stands
 	}
-	return all, nil
+	if limit > 0 && len(r.segs) > limit {
+		r.segs = r.segs[:limit]
+	}
+	return r, nil
+}
+
+// justBelow returns what no sort key of the same length lies between it and sk.
+func justBelow(sk string) string {
+	i := len(sk) - 1
+	return sk[:i] + string(sk[i]-1)
 }
 
 // segmentBefore returns the last segment that begins at off or before.
@@ -160,7 +202,7 @@ func (c *Catalog) segmentBefore(ctx context.Context, tp kafka.TopicPartition, of
 	}
 	items, _, err := c.store.Query(ctx, logPK(tp), r)
 	if err != nil {
-		return Segment{}, false, fmt.Errorf("read segments of %s: %w", tp, err)
+		return Segment{}, false, err
 	}
 	if len(items) == 0 {
 		return Segment{}, false, nil
@@ -171,7 +213,11 @@ func (c *Catalog) segmentBefore(ctx context.Context, tp kafka.TopicPartition, of
 
 // NewestSegment returns a partition's last segment.
 func (c *Catalog) NewestSegment(ctx context.Context, tp kafka.TopicPartition) (Segment, bool, error) {
-	return c.segmentBefore(ctx, tp, 1<<62)
+	s, ok, err := c.segmentBefore(ctx, tp, 1<<62)
+	if err != nil {
+		return Segment{}, false, fmt.Errorf("read newest segment of %s: %w", tp, err)
+	}
+	return s, ok, nil
 }
 
 // Swap is a replacement of some of a partition's entries by others.

@@ -123,7 +123,8 @@ type Store interface {
 	Get(ctx context.Context, key Key) (Item, error)
 
 	// Query returns a page of items. More follow if more is true: ask again
-	// with After set to the last sort key.
+	// with After set to the last sort key. A page is no snapshot: a commit may
+	// come between two of its items (DynamoDB reads them one after the other).
 	Query(ctx context.Context, pk string, r Range) (items []Item, more bool, err error)
 
 	// Commit applies all operations or none, durably before it returns nil.

@@ -210,6 +210,8 @@ func (l *ledger) slot(p *process, op meta.Op) {
 		l.report("slot %d: epoch %d after %d", n, next.epoch, old.epoch)
 	case next.epoch > old.epoch && before.state != catalog.Sealed && before.process != p:
 		l.report("slot %d: life %d takes it from session %v, which is %s", n, p.number, old.owner, before.state)
+	case next.epoch > old.epoch && l.sessions[next.owner].state != catalog.Live:
+		l.report("slot %d: life %d gives it to session %v, which is %q", n, p.number, next.owner, l.sessions[next.owner].state)
 	case next.epoch > old.epoch:
 		l.count["slots taken"]++
 	case len(old.checkpoints) > len(next.checkpoints):
@@ -219,7 +221,11 @@ func (l *ledger) slot(p *process, op meta.Op) {
 	}
 	for _, sp := range next.spans {
 		from := l.need(sp, old, next)
-		if s := l.sessions[sp.Session]; from <= s.trim && (sp.To < 0 || from < sp.To) {
+		s, there := l.sessions[sp.Session]
+		if !there {
+			l.report("slot %d: names session %v, which is forgotten", n, sp.Session)
+		}
+		if from <= s.trim && (sp.To < 0 || from < sp.To) {
 			l.report("slot %d: needs session %v from %d on, which is trimmed to %d", n, sp.Session, from, s.trim)
 		}
 		next.needs = append(next.needs, from)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,9 @@ func (f *faults) counted() map[string]int {
 	defer f.mu.Unlock()
 	return maps.Clone(f.calls)
 }
+
+// tears says whether a query's items are read one after the other.
+func (f *faults) tears() bool { return !f.isCalm() && f.dice.oneIn("torn", 6) }
 
 // settle ends all faults.
 func (f *faults) settle() {
@@ -258,12 +262,28 @@ func (s metaPort) Get(ctx context.Context, key meta.Key) (item meta.Item, err er
 	return item, err
 }
 
+// Query reads some of its items before, and the others after, a while in which others commit.
 func (s metaPort) Query(ctx context.Context, pk string, r meta.Range) (items []meta.Item, more bool, err error) {
-	err = s.p.read(ctx, "query", func() (err error) {
+	query := func() (err error) {
 		items, more, err = s.p.ledger.items.Query(ctx, pk, r)
 		return err
-	})
-	return items, more, err
+	}
+	if err = s.p.read(ctx, "query", query); err != nil || len(items) == 0 || !s.p.faults.tears() {
+		return items, more, err
+	}
+	early := items[:s.p.faults.dice.below("torn at", len(items)+1)]
+	wait(ctx, s.p.faults.dice.upTo("torn for", time.Second))
+	if err := s.p.read(ctx, "query", query); err != nil {
+		return nil, false, err
+	}
+	if len(early) > 0 {
+		last := early[len(early)-1].SK
+		items = append(early, slices.DeleteFunc(items, func(it meta.Item) bool { return (it.SK > last) == r.Reverse || it.SK == last })...)
+	}
+	if r.Limit > 0 && len(items) > r.Limit {
+		items, more = items[:r.Limit], true
+	}
+	return items, more, nil
 }
 
 func (s metaPort) Commit(ctx context.Context, id string, ops ...meta.Op) error {

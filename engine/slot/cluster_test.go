@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
@@ -238,4 +239,43 @@ func (r *rig) sessions() []catalog.Session {
 		r.t.Fatal(err)
 	}
 	return all
+}
+
+// TestHandedBackWhileSettled: a hand-over whose outcome is not known was applied, the target
+// has written, and has handed the slot back, before who gave it looks. What he has of it is too old by then.
+func TestHandedBackWhileSettled(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		a, b := r.start(1), r.start(2)
+		r.until("half each", 10*time.Second, holding(map[*node]int{a: 6, b: 6}))
+		time.Sleep(3 * time.Second)
+		p := int32(0)
+		for r.owner(p) != a {
+			p++
+		}
+		if err := a.append(ctx, p, "by the giver"); err != nil {
+			t.Fatal(err)
+		}
+		l, _ := a.log(p)
+		m, to := a.m.Load(), b.m.Load().mine()
+		held, logs := m.stop([]kafka.Slot{l.Slot()})
+		if _, err := a.cat.HandOver(ctx, m.mine(), to, handedOver(held, m.session.ID, m.wal.Position().Durable, catalog.Heartbeat{Session: to.ID})); err != nil {
+			t.Fatal(err)
+		}
+		r.until("the target's", time.Second, func() bool { _, ok := b.log(p); return ok })
+		if err := b.append(ctx, p, "by the target"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.admin.AlterPlacement(ctx, func(p *catalog.Placement) { p.Drained = []int32{2} }); err != nil {
+			t.Fatal(err)
+		}
+		r.until("given back", 10*time.Second, func() bool {
+			s, err := r.admin.Slot(ctx, l.Slot())
+			return err == nil && s.Owner == m.session.ID
+		})
+		if err := m.keeper.settle(ctx, held, logs); err != nil {
+			t.Fatal(err)
+		}
+		r.until("the giver's again", time.Second, func() bool { return r.owner(p) == a })
+	})
 }

@@ -115,7 +115,7 @@ func handedOver(slots []catalog.Slot, mine catalog.SessionID, end int64, to cata
 }
 
 // settle finds out what became of a hand-over: it goes on until the slots are
-// read as somebody else's, or this session has written them itself, after which no hand-over can land.
+// read as handed over, or this session has written them itself, after which no hand-over can land.
 func (k *keeper) settle(ctx context.Context, slots []catalog.Slot, logs []*partition.Log) error {
 	m := k.m
 	which := make([]kafka.Slot, len(slots))
@@ -125,7 +125,9 @@ func (k *keeper) settle(ctx context.Context, slots []catalog.Slot, logs []*parti
 	for {
 		cctx, cancel := context.WithTimeout(ctx, callTimeout)
 		now, _, err := m.read(cctx, which)
-		if err == nil && now[0].Owner != m.session.ID {
+		// This session's own write raises the epoch by one. More means that they were handed
+		// over, and back: what is here of them is older than what the target wrote.
+		if err == nil && (now[0].Owner != m.session.ID || now[0].Epoch > slots[0].Epoch+1) {
 			cancel()
 			m.forget(slots, logs)
 			return nil

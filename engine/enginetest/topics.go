@@ -107,14 +107,20 @@ func (w *world) startOf(ctx context.Context, cl *client) int64 {
 	})[0]
 }
 
+// errStaleID is the answer of a broker that has slept since the former life of a topic.
+var errStaleID = errors.New("enginetest: the id of a topic that was deleted")
+
 // churn makes, fills, reads and deletes a topic, again and again until trouble ends.
 func (w *world) churn(ctx, trouble context.Context) {
+	var id kadm.TopicID
 	for n := 0; trouble.Err() == nil && ctx.Err() == nil; n++ {
-		cl := w.producer(ctx)
-		var id kadm.TopicID
+		cl, former := w.producer(ctx), id
 		insist(ctx, func() (err error) {
 			if err = createTopic(ctx, cl, churnedTopic, 1, nil); err == nil {
 				id, err = topicID(ctx, cl, churnedTopic)
+			}
+			if err == nil && id == former {
+				err = errStaleID
 			}
 			return err
 		})

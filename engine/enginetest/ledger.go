@@ -33,6 +33,7 @@ type ledger struct {
 	count    map[string]int // of what happened, to see that a workload covers it
 	slots    map[int64]ownership
 	sessions map[catalog.SessionID]life
+	sealed   map[catalog.SessionID]int64 // where the seals are recorded, of forgotten sessions too
 	logs     map[string]map[int64]entry  // topic id/partition → segments by base offset
 	starts   map[string]int64            // topic id/partition → log start
 	deleted  map[string]bool             // ids of deleted topics
@@ -70,7 +71,7 @@ type entry struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		objects: memstore.New(), items: memmeta.New(), count: make(map[string]int), slots: make(map[int64]ownership), sessions: make(map[catalog.SessionID]life),
+		objects: memstore.New(), items: memmeta.New(), count: make(map[string]int), slots: make(map[int64]ownership), sessions: make(map[catalog.SessionID]life), sealed: make(map[catalog.SessionID]int64),
 		logs: make(map[string]map[int64]entry), starts: make(map[string]int64), deleted: make(map[string]bool), refs: make(map[string]int),
 		landed: make(map[catalog.SessionID]int64), whole: make(map[catalog.SessionID]*landing), durable: make(map[kafka.TopicPartition]kafka.Offset),
 		sent: make(map[string][]byte), early: make(map[kafka.TopicID]map[place]bundle.Ref),
@@ -113,10 +114,15 @@ func (l *ledger) remove(keys []string) error {
 		if l.refs[key] > 0 {
 			l.report("%s is deleted, which the catalogue names", key)
 		}
-		if b, _ := l.objects.Object(key); strings.HasPrefix(key, "wal/") && len(b) == bundle.SealSize {
-			l.report("the seal %s is deleted", key)
-		}
 		if id, seq, ok := walKey(key); ok {
+			b, _ := l.objects.Object(key)
+			at, sealed := l.sealed[id]
+			switch {
+			case len(b) == bundle.SealSize && sealed && seq < at: // put where the WAL had been trimmed, by one who came late
+				l.count["stray seals deleted"]++
+			case len(b) == bundle.SealSize:
+				l.report("the seal %s is deleted", key)
+			}
 			l.removeWAL(key, id, seq)
 		}
 		l.count["objects deleted"]++
@@ -304,6 +310,7 @@ func (l *ledger) session(p *process, op meta.Op) {
 	}
 	l.sessions[id] = next
 	if next.state == catalog.Sealed && old.state != catalog.Sealed {
+		l.sealed[id] = next.sealedAt
 		l.count["sessions sealed"]++
 		l.wholeWAL(id, next)
 		if l.broken == sealsVanish {

@@ -81,7 +81,9 @@ func (m *Manager) turn(ctx context.Context) error {
 				open = append(open, s)
 			}
 		case target == m.session.ID && m.ended(owner):
-			take = append(take, s)
+			if !here { // else it is being given to a session that has ended meanwhile: once that is settled
+				take = append(take, s)
+			}
 		case target == m.session.ID && c.Lives(owner.Session):
 			m.coming = true
 		}

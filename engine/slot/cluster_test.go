@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
@@ -241,6 +242,44 @@ func (r *rig) sessions() []catalog.Session {
 	return all
 }
 
+// handOver hands a slot over that has a record of a's, without telling a: its answer is on the way.
+func (r *rig) handOver(a, b *node) (p int32, held []catalog.Slot, logs []*partition.Log) {
+	r.t.Helper()
+	for r.owner(p) != a {
+		p++
+	}
+	if err := a.append(r.t.Context(), p, "by the giver"); err != nil {
+		r.t.Fatal(err)
+	}
+	l, _ := a.log(p)
+	m, to := a.m.Load(), b.m.Load().mine()
+	held, logs = m.stop([]kafka.Slot{l.Slot()})
+	if err := m.wal.Flush(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := a.cat.HandOver(r.t.Context(), m.mine(), to, handedOver(held, m.session.ID, m.wal.Position().Durable, catalog.Heartbeat{Session: to.ID})); err != nil {
+		r.t.Fatal(err)
+	}
+	return p, held, logs
+}
+
+// TestTargetEndsWhileGiven: the target is ended before the giver has the answer to its hand-over.
+// The giver takes the slot back only behind that, with all that is in it.
+func TestTargetEndsWhileGiven(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		a, b := r.start(1), r.start(2)
+		r.until("half each", 10*time.Second, holding(map[*node]int{a: 6, b: 6}))
+		time.Sleep(3 * time.Second)
+		p, held, logs := r.handOver(a, b)
+		b.kill()
+		r.until("all others", 20*time.Second, holding(map[*node]int{a: slots - 1}))
+		time.Sleep(5 * time.Second)
+		a.m.Load().forget(held, logs)
+		r.until("that too", 5*time.Second, holding(map[*node]int{a: slots}))
+		r.until("its partition", time.Second, func() bool { return r.owner(p) == a })
+	})
+}
+
 // TestHandedBackWhileSettled: a hand-over whose outcome is not known was applied, the target
 // has written, and has handed the slot back, before who gave it looks. What he has of it is too old by then.
 func TestHandedBackWhileSettled(t *testing.T) {
@@ -249,19 +288,8 @@ func TestHandedBackWhileSettled(t *testing.T) {
 		a, b := r.start(1), r.start(2)
 		r.until("half each", 10*time.Second, holding(map[*node]int{a: 6, b: 6}))
 		time.Sleep(3 * time.Second)
-		p := int32(0)
-		for r.owner(p) != a {
-			p++
-		}
-		if err := a.append(ctx, p, "by the giver"); err != nil {
-			t.Fatal(err)
-		}
-		l, _ := a.log(p)
-		m, to := a.m.Load(), b.m.Load().mine()
-		held, logs := m.stop([]kafka.Slot{l.Slot()})
-		if _, err := a.cat.HandOver(ctx, m.mine(), to, handedOver(held, m.session.ID, m.wal.Position().Durable, catalog.Heartbeat{Session: to.ID})); err != nil {
-			t.Fatal(err)
-		}
+		p, held, logs := r.handOver(a, b)
+		m := a.m.Load()
 		r.until("the target's", time.Second, func() bool { _, ok := b.log(p); return ok })
 		if err := b.append(ctx, p, "by the target"); err != nil {
 			t.Fatal(err)
@@ -270,7 +298,7 @@ func TestHandedBackWhileSettled(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.until("given back", 10*time.Second, func() bool {
-			s, err := r.admin.Slot(ctx, l.Slot())
+			s, err := r.admin.Slot(ctx, held[0].Slot)
 			return err == nil && s.Owner == m.session.ID
 		})
 		if err := m.keeper.settle(ctx, held, logs); err != nil {

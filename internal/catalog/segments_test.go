@@ -122,44 +122,15 @@ func (b *between) Query(ctx context.Context, pk string, r meta.Range) (items []m
 
 // Whenever two neighbours are joined while segments are read, none is missed.
 func TestSegmentsWhileSwapped(t *testing.T) {
-	const n = 7
 	joined := 0
-	for from := range kafka.Offset(10 * n) {
+	for from := range kafka.Offset(10 * swappedSegments) {
 		if from%10 > 1 {
 			continue
 		}
-		for limit := range n + 1 {
-			for left := range n - 1 {
-				for at := 1; ; at++ {
-					before := joined
-					store := memmeta.New()
-					c := catalog.New(store)
-					_, slot := owner(t, c, 1)
-					topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
-					tp := kafka.TopicPartition{Topic: topic.ID}
-					for i := range kafka.Offset(n) {
-						ok(t, c.AddSegment(t.Context(), slot, topic, catalog.Segment{TP: tp, Base: 10 * i, End: 10*i + 10, Key: fmt.Sprint(i)}))
-					}
-					torn := catalog.New(&between{store, at, func() {
-						joined++
-						segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))[left : left+2]
-						one := catalog.Segment{TP: tp, Base: segs[0].Base, End: segs[1].End, Key: "joined"}
-						ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs, New: []catalog.Segment{one}}))
-					}})
-					got := must[[]catalog.Segment](t)(torn.Segments(t.Context(), tp, from, limit))
-					next := from - from%10
-					for i, s := range got {
-						if s.Base > next || s.End <= next {
-							t.Fatalf("from %d, limit %d, %d joined before read %d: segment %d is %d to %d, wanted %d", from, limit, left, at, i, s.Base, s.End, next)
-						}
-						next = s.End
-					}
-					if (limit == 0 || len(got) < limit) && next != 10*n {
-						t.Fatalf("from %d, limit %d, %d joined before read %d: ends at %d", from, limit, left, at, next)
-					}
-					if joined == before {
-						break
-					}
+		for limit := range swappedSegments + 1 {
+			for left := range swappedSegments - 1 {
+				for at := 1; readWhileSwapped(t, from, limit, left, at); at++ {
+					joined++
 				}
 			}
 		}
@@ -167,4 +138,38 @@ func TestSegmentsWhileSwapped(t *testing.T) {
 	if joined < 1000 {
 		t.Errorf("only %d were joined", joined)
 	}
+}
+
+const swappedSegments = 7 // of ten records each
+
+// readWhileSwapped joins segments left and left+1 before the read numbered at, and says whether there
+// was one.
+func readWhileSwapped(t *testing.T, from kafka.Offset, limit, left, at int) (joined bool) {
+	t.Helper()
+	store := memmeta.New()
+	c := catalog.New(store)
+	_, slot := owner(t, c, 1)
+	topic := must[catalog.Topic](t)(c.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 1}))
+	tp := kafka.TopicPartition{Topic: topic.ID}
+	for i := range kafka.Offset(swappedSegments) {
+		ok(t, c.AddSegment(t.Context(), slot, topic, catalog.Segment{TP: tp, Base: 10 * i, End: 10*i + 10, Key: fmt.Sprint(i)}))
+	}
+	torn := catalog.New(&between{store, at, func() {
+		joined = true
+		segs := must[[]catalog.Segment](t)(c.Segments(t.Context(), tp, 0, 0))[left : left+2]
+		one := catalog.Segment{TP: tp, Base: segs[0].Base, End: segs[1].End, Key: "joined"}
+		ok(t, c.SwapSegments(t.Context(), catalog.Swap{Topic: &topic, Old: segs, New: []catalog.Segment{one}}))
+	}})
+	got := must[[]catalog.Segment](t)(torn.Segments(t.Context(), tp, from, limit))
+	next := from - from%10
+	for i, s := range got {
+		if s.Base > next || s.End <= next {
+			t.Fatalf("from %d, limit %d, %d joined before read %d: segment %d is %d to %d, wanted %d", from, limit, left, at, i, s.Base, s.End, next)
+		}
+		next = s.End
+	}
+	if (limit == 0 || len(got) < limit) && next != 10*swappedSegments {
+		t.Fatalf("from %d, limit %d, %d joined before read %d: ends at %d", from, limit, left, at, next)
+	}
+	return joined
 }

@@ -17,68 +17,90 @@ import (
 
 const (
 	gapPartitions = 256
-	gapPut        = 25 * time.Millisecond  // of a PUT, as S3's
-	gapRate       = 4 * time.Millisecond   // between two records
-	gapMove       = 450 * time.Millisecond // for planned moves: mostly below 300 ms
+	gapPut        = 25 * time.Millisecond // of a PUT, as S3's
+	gapRate       = 4 * time.Millisecond  // between two records
 )
 
 // TestGaps measures how long a record waits for its acknowledgement when its
 // leader is killed, drained, stopped, paused and started again: by the bubble's clock, so
 // what is seen is what Varve waits for, and not the machine.
 func TestGaps(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		w := calmWorld(t, cancel, 3, map[string]string{"wal.interval.ms": "100"})
-		w.cluster.faults.put = gapPut
-		defer w.end()
-		w.startAll(ctx)
-		wait(ctx, 20*time.Second) // slots are even
-		cl := w.producer(ctx, kgo.MetadataMaxAge(time.Second), kgo.ProduceRequestTimeout(600*time.Millisecond), kgo.RequestTimeoutOverhead(100*time.Millisecond))
-		defer cl.Close()
-		if err := createTopic(ctx, cl, "gaps", gapPartitions, nil); err != nil {
-			t.Fatal(err)
-		}
-		load := &gapLoad{waits: make(map[int32]time.Duration)}
-		var working sync.WaitGroup
-		lctx, stop := context.WithCancel(ctx)
-		working.Go(func() { load.run(lctx, cl) })
-		wait(ctx, 5*time.Second)
-		placement := catalog.New(w.cluster.ledger.items)
-		drained := func(ids ...int32) func() {
-			return func() {
-				if err := placement.AlterPlacement(ctx, func(p *catalog.Placement) { p.Drained = ids }); err != nil {
-					t.Error(err)
-				}
+	for _, c := range []struct {
+		name       string
+		commit     time.Duration // that a commit of the catalogue takes longer
+		move, kill time.Duration // the longest wait for planned moves, and after a kill
+	}{
+		{"quick catalogue", 0, 450 * time.Millisecond, time.Second}, // moves are mostly below 300 ms
+		{"slow catalogue", 100 * time.Millisecond, 800 * time.Millisecond, 1100 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gaps(t, map[string]time.Duration{"put": gapPut, "commit": c.commit}, c.move, c.kill)
+			})
+		})
+	}
+}
+
+func gaps(t *testing.T, slower map[string]time.Duration, move, kill time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := calmWorld(t, cancel, 3, map[string]string{"wal.interval.ms": "100"})
+	w.cluster.faults.slower = slower
+	defer w.end()
+	w.startAll(ctx)
+	wait(ctx, 20*time.Second) // slots are even
+	cl := w.producer(ctx, kgo.MetadataMaxAge(time.Second), kgo.ProduceRequestTimeout(600*time.Millisecond), kgo.RequestTimeoutOverhead(100*time.Millisecond))
+	defer cl.Close()
+	if err := createTopic(ctx, cl, "gaps", gapPartitions, nil); err != nil {
+		t.Fatal(err)
+	}
+	load := &gapLoad{waits: make(map[int32]time.Duration)}
+	var working sync.WaitGroup
+	lctx, stop := context.WithCancel(ctx)
+	working.Go(func() { load.run(lctx, cl) })
+	wait(ctx, 5*time.Second)
+	placement := catalog.New(w.cluster.ledger.items)
+	drained := func(ids ...int32) func() {
+		return func() {
+			if err := placement.AlterPlacement(ctx, func(p *catalog.Placement) { p.Drained = ids }); err != nil {
+				t.Error(err)
 			}
 		}
-		for _, harm := range []struct {
-			what  string
-			do    func()
-			limit time.Duration
-		}{
-			{"nothing", func() {}, 200 * time.Millisecond},
-			{"drain", drained(3), gapMove},
-			{"drain undone", drained(), gapMove},
-			{"kill", func() { w.life(2).kill() }, time.Second},
-			{"start", func() { w.restart(ctx, 2) }, gapMove},
-			{"stop", func() { w.leave(1) }, gapMove},
-			{"start", func() { w.restart(ctx, 1) }, gapMove},
-			{"pause", func() { w.life(3).pause() }, 8 * time.Second}, // the session timeout is 6 s
-			{"resume", func() { w.life(3).resume() }, gapMove},
-		} {
-			load.reset()
-			harm.do()
-			wait(ctx, 20*time.Second)
-			longest := load.longest()
-			t.Logf("%-12s longest wait of a record: %s", harm.what, longest.Round(time.Millisecond))
-			if longest > harm.limit {
-				t.Errorf("%s: a record waited for %s, at most %s is allowed", harm.what, longest.Round(time.Millisecond), harm.limit)
-			}
+	}
+	amidMoves := func() {
+		w.restart(ctx, 1)
+		wait(ctx, time.Second)
+		w.life(2).kill()
+	}
+	for _, harm := range []struct {
+		what  string
+		do    func()
+		limit time.Duration
+	}{
+		{"nothing", func() {}, 200 * time.Millisecond},
+		{"drain", drained(3), move},
+		{"drain undone", drained(), move},
+		{"kill", func() { w.life(2).kill() }, kill},
+		{"start", func() { w.restart(ctx, 2) }, move},
+		{"stop", func() { w.leave(1) }, move},
+		{"start", func() { w.restart(ctx, 1) }, move},
+		{"pause", func() { w.life(3).pause() }, 8 * time.Second}, // the session timeout is 6 s
+		{"resume", func() { w.life(3).resume() }, move},
+		{"kill", func() { w.life(1).kill() }, kill},
+		{"kill amid moves", amidMoves, kill + move},
+	} {
+		load.reset()
+		harm.do()
+		wait(ctx, 20*time.Second)
+		longest := load.longest()
+		t.Logf("%-15s longest wait of a record: %s", harm.what, longest.Round(time.Millisecond))
+		if longest > harm.limit {
+			t.Errorf("%s: a record waited for %s, at most %s is allowed", harm.what, longest.Round(time.Millisecond), harm.limit)
 		}
-		stop()
-		working.Wait()
-	})
+	}
+	stop()
+	working.Wait()
 }
 
 // gapLoad writes a record to one partition after the other, and keeps for each how long one waited.

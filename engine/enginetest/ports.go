@@ -43,7 +43,7 @@ type fault struct {
 type faults struct {
 	dice *dice
 
-	put time.Duration // that a put takes longer
+	slower map[string]time.Duration // that an operation takes longer
 
 	mu    sync.Mutex
 	calm  bool           // no more faults
@@ -102,9 +102,7 @@ func (f *faults) isDown() bool {
 func (f *faults) next(op string, write, busy bool) fault {
 	f.tally(op)
 	out := fault{before: latency + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
-	if op == "put" {
-		out.before += f.put
-	}
+	out.before += f.slower[op]
 	switch {
 	case f.isCalm(), !write && f.dice.below(op, 50) > 0 && !f.isDown():
 		return out

@@ -66,6 +66,11 @@ func (c *Cluster) Settled() bool {
 	return true
 }
 
+// Ownerless tells whether slots wait for a live session to take them.
+func (c *Cluster) Ownerless() bool {
+	return slices.ContainsFunc(c.owners, func(o catalog.Owner) bool { return o.Epoch < 0 || !c.Lives(o.Session) })
+}
+
 // Rebalance returns the slots that should change places for their load.
 func (c *Cluster) Rebalance(load map[catalog.SessionID]catalog.Load) map[kafka.Slot]int32 {
 	return Rebalance(c.nodes, c.owners, c.pins, load)

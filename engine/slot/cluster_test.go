@@ -2,10 +2,12 @@ package slot
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -280,6 +282,36 @@ func TestTargetEndsWhileGiven(t *testing.T) {
 	})
 }
 
+// TestTakeWhatIsLeft: of slots that are taken together, some have been taken meanwhile.
+func TestTakeWhatIsLeft(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		a := r.start(1)
+		r.until("all", 10*time.Second, holding(map[*node]int{a: slots}))
+		a.kill()
+		o := a.opts
+		o.Broker, o.Catalog, o.Store, o.View = 2, r.admin, r.store, &member.View{Catalog: r.admin, Slots: slots}
+		m, err := Begin(ctx, o) // it does not run, so it takes what it is told to
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := endSession(ctx, &o, a.m.Load().session.ID, originOf(m.session)); err != nil {
+			t.Fatal(err)
+		}
+		before, sessions, err := m.read(ctx, []kafka.Slot{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, attempt := range []struct{ from, to, want int }{{2, 3, 1}, {1, 4, 2}, {0, 12, 9}, {0, 12, 0}} {
+			got, err := m.take(ctx, slices.Clone(before[attempt.from:attempt.to]), sessions)
+			if err != nil || len(got) != attempt.want {
+				t.Errorf("%v: %d slots taken: %v", attempt, len(got), err)
+			}
+		}
+		r.start(3) // it ends who doesn't run
+	})
+}
+
 // TestHandedBackWhileSettled: a hand-over whose outcome is not known was applied, the target
 // has written, and has handed the slot back, before who gave it looks. What he has of it is too old by then.
 func TestHandedBackWhileSettled(t *testing.T) {
@@ -306,4 +338,24 @@ func TestHandedBackWhileSettled(t *testing.T) {
 		}
 		r.until("the giver's again", time.Second, func() bool { return r.owner(p) == a })
 	})
+}
+
+// TestTakes: slots and their former owners fit into one commit.
+func TestTakes(t *testing.T) {
+	for _, c := range []struct {
+		slots, owners int
+		want          []int
+	}{{1, 1, []int{1}}, {96, 1, []int{96}}, {97, 1, []int{96, 1}}, {256, 3, []int{94, 94, 68}}, {100, 100, []int{48, 48, 4}}} {
+		var all []catalog.Slot
+		for i := range c.slots {
+			all = append(all, catalog.Slot{Slot: kafka.Slot(i), Owner: catalog.SessionID{Broker: int32(i % c.owners)}})
+		}
+		var got []int
+		for _, b := range takes(all) {
+			got = append(got, len(b))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d slots of %d owners: batches of %d, want %d", c.slots, c.owners, got, c.want)
+		}
+	}
 }

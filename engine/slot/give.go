@@ -23,7 +23,7 @@ func (k *keeper) balance(ctx context.Context) error {
 	k.again = nil
 	moves := k.m.surplus()
 	k.moving.Store(len(moves) > 0) // until the next look finds all where it should be
-	if len(moves) == 0 {
+	if len(moves) == 0 || k.waits() {
 		return nil
 	}
 	bctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -43,6 +43,9 @@ func (k *keeper) balance(ctx context.Context) error {
 			continue
 		}
 		for batch := range slices.Chunk(moves[b.Session], moveBatch) {
+			if k.waits() { // a session has ended meanwhile
+				return nil
+			}
 			if err := k.give(ctx, b, batch); err != nil {
 				return fmt.Errorf("hand slots over to broker %d: %w", b.Session.Broker, err)
 			}
@@ -50,6 +53,11 @@ func (k *keeper) balance(ctx context.Context) error {
 	}
 	return nil
 }
+
+// waits tells whether a move is put off until all slots have a live owner: a
+// move changes whose the ownerless ones should be, and who takes them would meet others who count differently.
+// The change of the last one's owner has this session look again.
+func (k *keeper) waits() bool { return !k.leaving.Load() && k.m.o.View.Now().Ownerless() }
 
 // surplus returns the slots held here that live sessions should own.
 func (m *Manager) surplus() map[catalog.SessionID][]kafka.Slot {

@@ -144,7 +144,7 @@ func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
 		return err
 	}
 	var taken []catalog.Slot
-	for batch := range slices.Chunk(before, moveBatch) {
+	for _, batch := range takes(before) {
 		next, takeErr := m.take(ctx, batch, sessions)
 		taken = append(taken, next...)
 		if err = takeErr; err != nil {
@@ -154,26 +154,65 @@ func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
 	return errors.Join(err, m.install(ctx, taken, sessions))
 }
 
-// take takes slots of ended sessions. That others were faster is no error: the
-// next turn sees it.
-func (m *Manager) take(ctx context.Context, before []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) ([]catalog.Slot, error) {
-	before = slices.DeleteFunc(before, func(s catalog.Slot) bool {
+// takes divides slots into those that one commit takes: it also checks that each
+// of their former owners has ended.
+func takes(slots []catalog.Slot) (batches [][]catalog.Slot) {
+	var batch []catalog.Slot
+	owners := make(map[catalog.SessionID]bool)
+	for _, s := range slots {
+		owners[s.Owner] = true
+		if len(batch) > 0 && len(batch)+1+len(owners) > takeBatch {
+			batches, batch = append(batches, batch), nil
+			clear(owners)
+			owners[s.Owner] = true
+		}
+		batch = append(batch, s)
+	}
+	return append(batches, batch)
+}
+
+// take takes slots of ended sessions, but for those that others were faster to
+// take: who held more a moment ago may have counted differently.
+func (m *Manager) take(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) ([]catalog.Slot, error) {
+	slots = slices.DeleteFunc(slots, func(s catalog.Slot) bool {
 		return s.Epoch >= 0 && sessions[s.Owner].State != catalog.Sealed
 	})
-	next := make([]catalog.Slot, len(before))
 	from := m.wal.Position().Next
-	for i, s := range before {
-		next[i] = s
-		next[i].Spans = append(closeSpans(s.Spans, sessions), catalog.Span{Session: m.session.ID, From: from, To: -1})
+	for len(slots) > 0 {
+		next := slices.Clone(slots)
+		for i, s := range slots {
+			next[i].Spans = append(closeSpans(s.Spans, sessions), catalog.Span{Session: m.session.ID, From: from, To: -1})
+		}
+		taken, err := m.o.Catalog.TakeSlots(ctx, m.mine(), sessions, next)
+		if !errors.Is(err, catalog.ErrFenced) {
+			return taken, err
+		}
+		left, err := m.stillSo(ctx, slots)
+		if err != nil || len(left) == len(slots) { // then it is this session that is fenced
+			return nil, err
+		}
+		slots = left
 	}
-	if len(next) == 0 {
-		return nil, nil
+	return nil, nil
+}
+
+// stillSo returns those of the slots that nobody has written since they were read.
+func (m *Manager) stillSo(ctx context.Context, slots []catalog.Slot) ([]catalog.Slot, error) {
+	which := make([]kafka.Slot, len(slots))
+	for i, s := range slots {
+		which[i] = s.Slot
 	}
-	taken, err := m.o.Catalog.TakeSlots(ctx, m.mine(), sessions, next)
-	if errors.Is(err, catalog.ErrFenced) {
-		return nil, nil
+	now, err := m.readSlots(ctx, which)
+	if err != nil {
+		return nil, err
 	}
-	return taken, err
+	var left []catalog.Slot
+	for i, s := range slots {
+		if now[i].SameAs(s) {
+			left = append(left, s)
+		}
+	}
+	return left, nil
 }
 
 // open opens slots that the catalogue says are mine: handed over to me, or

@@ -82,7 +82,8 @@ func (o *Options) validate() error {
 const (
 	callTimeout  = 30 * time.Second
 	parallel     = 32       // reads of the catalogue at a time
-	moveBatch    = 40       // slots in one take or hand-over
+	moveBatch    = 40       // slots in one hand-over, during which they wait
+	takeBatch    = 97       // slots and their former owners in one take, which writes two more items
 	fewSlots     = 8        // slots that are read one by one
 	commitBatch  = 90       // slots in one checkpoint commit
 	maxCkpts     = 8        // checkpoints a slot names before they are merged

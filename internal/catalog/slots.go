@@ -110,8 +110,8 @@ func (c *Catalog) slot(ctx context.Context, n kafka.Slot) (Slot, error) {
 
 // TakeSlots makes mine the owner of the slots, each with its epoch raised by
 // one and the spans and checkpoints that it is given with. The commit checks
-// that mine is live and that every former owner in ended is sealed. At most 40
-// slots. ErrFenced: a condition was false.
+// that mine is live and that every former owner in ended is sealed. Slots and
+// former owners: 97 at most. ErrFenced: a condition was false.
 func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[SessionID]Session, slots []Slot) ([]Slot, error) {
 	guards := []Session{mine}
 	checked := make(map[SessionID]bool)

@@ -16,6 +16,7 @@ import (
 	"github.com/varvelog/varve/test/internal/awstest"
 	"github.com/varvelog/varve/test/internal/brokertest"
 	"github.com/varvelog/varve/test/internal/load"
+	"github.com/varvelog/varve/test/internal/recap"
 )
 
 const (
@@ -33,7 +34,7 @@ const (
 )
 
 // slack is what a busy machine may add to a gap: CLUSTER_SLACK (6s, since `make test` computes beside it). On a quiet one it can be 0s.
-func slack(t *testing.T) time.Duration {
+func slack(t testing.TB) time.Duration {
 	t.Helper()
 	s := os.Getenv("CLUSTER_SLACK")
 	if s == "" {
@@ -62,7 +63,7 @@ type silence struct {
 
 // world is a cluster under load.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	files    bool // share a data directory
 	brokers  []*brokertest.Broker
 	load     *load.Load
@@ -75,7 +76,7 @@ type world struct {
 type where func(id int) brokertest.Options
 
 // onFiles are brokers that share a data directory.
-func onFiles(t *testing.T) where {
+func onFiles(t testing.TB) where {
 	dir := t.TempDir()
 	return func(int) brokertest.Options { return brokertest.Options{Data: dir} }
 }
@@ -89,8 +90,9 @@ func onAWS(s3, dynamodb string, settings ...string) where {
 }
 
 // start starts the brokers, one after the other, and the load, with further arguments.
-func start(t *testing.T, place where, args ...string) *world {
+func start(t testing.TB, place where, args ...string) *world {
 	t.Helper()
+	t = recap.New(t)
 	w := &world{t: t, files: place(1).Data != ""}
 	for i := range brokers {
 		o := place(i + 1)
@@ -178,7 +180,7 @@ func (w *world) checkSilences() {
 }
 
 // rounds is how often a harm is done: CLUSTER_ROUNDS, or few times.
-func rounds(t *testing.T, few int) int {
+func rounds(t testing.TB, few int) int {
 	t.Helper()
 	s := os.Getenv("CLUSTER_ROUNDS")
 	if s == "" {
@@ -226,7 +228,7 @@ func TestStoppedAWS(t *testing.T) {
 	stopped(t, onAWS(awstest.VersityGW(t), awstest.DynamoDBLocal(t)))
 }
 
-func stopped(t *testing.T, place where) {
+func stopped(t testing.TB, place where) {
 	t.Helper()
 	w := start(t, place)
 	for round := range rounds(t, 2) {
@@ -244,14 +246,14 @@ func stopped(t *testing.T, place where) {
 // TestRolling stops one broker after the other in order, and starts it again.
 func TestRolling(t *testing.T) { rolling(t, onFiles(t)) }
 
-func rolling(t *testing.T, place where) {
+func rolling(t testing.TB, place where) {
 	t.Helper()
 	w := start(t, place)
 	for round := range rounds(t, brokers) {
 		b := w.brokers[round%brokers]
 		w.harm("SIGTERM", afterMove, func() {
 			if code := b.Stop(t); code != 0 {
-				t.Errorf("broker %d: exit code %d", round%brokers+1, code)
+				w.t.Errorf("broker %d: exit code %d", round%brokers+1, code)
 			}
 		})
 		w.harm("start again", afterMove, func() { b.Restart(t) })

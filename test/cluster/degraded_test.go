@@ -102,7 +102,7 @@ func (r *racks) impossible(ctx context.Context, topic string) {
 func retriable(err error) bool { return kerr.IsRetriable(err) }
 
 // leaderEpochs tells who leads which partition in which epoch.
-func leaderEpochs(t *testing.T, admin *kadm.Client, topic string) string {
+func leaderEpochs(t testing.TB, admin *kadm.Client, topic string) string {
 	t.Helper()
 	m, err := admin.Metadata(t.Context(), topic)
 	if err != nil {

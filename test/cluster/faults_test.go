@@ -25,7 +25,7 @@ const (
 )
 
 // seed returns what decides which requests go wrong: CLUSTER_SEED, or anything.
-func seed(t *testing.T) uint64 {
+func seed(t testing.TB) uint64 {
 	t.Helper()
 	s := os.Getenv("CLUSTER_SEED")
 	if s == "" {
@@ -40,7 +40,7 @@ func seed(t *testing.T) uint64 {
 
 // farAway are an S3 and a DynamoDB with latency behind proxies on a host's address, one
 // seed for both.
-func farAway(t *testing.T, host string) (s3, dynamodb *awstest.Faulty) {
+func farAway(t testing.TB, host string) (s3, dynamodb *awstest.Faulty) {
 	t.Helper()
 	n := seed(t)
 	return awstest.NewFaulty(t, host, awstest.VersityGW(t), n, s3Latency), awstest.NewFaulty(t, host, awstest.DynamoDBLocal(t), n, dynamodbLatency)

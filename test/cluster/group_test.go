@@ -21,7 +21,7 @@ type place struct {
 
 // group is a group that reads the topic and commits what it has read.
 type group struct {
-	t       *testing.T
+	t       testing.TB
 	clients []*kgo.Client
 	topic   string
 	name    string
@@ -33,7 +33,7 @@ type group struct {
 }
 
 // join starts the members of a new group. They end with the test.
-func join(t *testing.T, addrs, topic string) *group {
+func join(t testing.TB, addrs, topic string) *group {
 	t.Helper()
 	g := &group{t: t, topic: topic, name: "group-" + topic, seen: make(map[place]string), next: make(map[*kgo.Client]map[int32]int64)}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -59,7 +59,7 @@ func TestPartition(t *testing.T) {
 					w.silent(c.what, begin.Add(timeout/6), begin.Add(timeout*3/4), had...) // others take over later
 					eventually(t, c.what+": others have ended its session", func() bool { return w.status()[c.id].State != "live" })
 				} else if now := w.status()[c.id]; now != before {
-					t.Errorf("%s: the broker was %+v and is %+v", c.what, before, now)
+					w.t.Errorf("%s: the broker was %+v and is %+v", c.what, before, now)
 				}
 				healed := time.Now()
 				for _, a := range c.from {

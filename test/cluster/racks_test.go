@@ -20,11 +20,12 @@ import (
 
 	"github.com/varvelog/varve/test/internal/awstest"
 	"github.com/varvelog/varve/test/internal/brokertest"
+	"github.com/varvelog/varve/test/internal/recap"
 )
 
 // racks are three brokers in a rack each.
 type racks struct {
-	t       *testing.T
+	t       testing.TB
 	brokers []*brokertest.Broker
 	topic   string
 	sent    int
@@ -38,8 +39,9 @@ const (
 	recheck = 3 * time.Second
 )
 
-func startRacks(t *testing.T, place where) *racks {
+func startRacks(t testing.TB, place where) *racks {
 	t.Helper()
+	t = recap.New(t)
 	r := &racks{t: t, topic: strings.ToLower(t.Name())}
 	for i, rack := range rackNames {
 		o := place(i + 1)
@@ -55,7 +57,7 @@ func startRacks(t *testing.T, place where) *racks {
 	return r
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -141,7 +143,7 @@ func (r *racks) followed() []float64 {
 	return all
 }
 
-func metric(t *testing.T, b *brokertest.Broker, name string) float64 {
+func metric(t testing.TB, b *brokertest.Broker, name string) float64 {
 	t.Helper()
 	resp, err := http.Get("http://" + b.HTTP + "/metrics")
 	if err != nil {
@@ -217,7 +219,7 @@ func TestRacksAWS(t *testing.T) {
 	testRacks(t, onAWS(awstest.VersityGW(t), awstest.DynamoDBLocal(t)))
 }
 
-func testRacks(t *testing.T, place where) {
+func testRacks(t testing.TB, place where) {
 	r := startRacks(t, place)
 	r.checkMetadata()
 	r.produce(6000)

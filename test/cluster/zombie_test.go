@@ -33,7 +33,7 @@ func TestZombie(t *testing.T) {
 			load.Wait(t, time.Second) // what was on its way lands
 			mine := walOf(t, bucket, int32(id))
 			if len(mine) == 0 {
-				t.Fatal("the broker has written nothing")
+				w.t.Fatal("the broker has written nothing")
 			}
 			maps.DeleteFunc(mine, func(key string, _ bool) bool { return swept[key] }) // seals stay
 			eventually(t, "the broker's WAL is swept", func() bool { return !overlap(walOf(t, bucket, int32(id)), mine) })
@@ -42,7 +42,7 @@ func TestZombie(t *testing.T) {
 			maps.Copy(swept, mine)
 		})
 		if len(walOf(t, bucket, int32(id))) == 0 {
-			t.Error("the seal went with the WAL")
+			w.t.Error("the seal went with the WAL")
 		}
 		w.harm("SIGCONT", afterMove, func() {
 			b.Signal(t, syscall.SIGCONT)
@@ -60,7 +60,7 @@ func TestZombie(t *testing.T) {
 }
 
 // openBucket opens the bucket of brokers on AWS.
-func openBucket(t *testing.T, s3 string, place where) objstore.Store {
+func openBucket(t testing.TB, s3 string, place where) objstore.Store {
 	t.Helper()
 	store, err := s3store.New(awstest.Config(s3), s3store.Options{Bucket: place(1).Args[1]})
 	if err != nil {
@@ -70,7 +70,7 @@ func openBucket(t *testing.T, s3 string, place where) objstore.Store {
 }
 
 // walOf returns the keys of all WAL objects and seals of a broker.
-func walOf(t *testing.T, bucket objstore.Store, broker int32) map[string]bool {
+func walOf(t testing.TB, bucket objstore.Store, broker int32) map[string]bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

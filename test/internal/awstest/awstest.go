@@ -134,10 +134,12 @@ func start(t testing.TB, cmd *exec.Cmd, url string) {
 		close(dead)
 	}()
 	t.Cleanup(func() {
-		stop(cmd.Process.Pid, dead)
-		if t.Failed() {
-			t.Logf("end of the log of %s:\n%s", filepath.Base(cmd.Path), tail(log.Name()))
+		select {
+		case <-dead:
+			t.Errorf("%s ended before the test:\n%s", filepath.Base(cmd.Path), tail(log.Name()))
+		default:
 		}
+		stop(cmd.Process.Pid, dead)
 		_ = log.Close()
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)

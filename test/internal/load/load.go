@@ -34,7 +34,7 @@ type result struct {
 }
 
 // Build builds the load generator and returns its path.
-func Build(t *testing.T) string {
+func Build(t testing.TB) string {
 	t.Helper()
 	exe := filepath.Join(t.TempDir(), "loadgen")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".")
@@ -47,7 +47,7 @@ func Build(t *testing.T) string {
 
 // Start begins a load with further arguments of `loadgen survive`, and waits
 // until it has its topic: it does not try again to make one.
-func Start(t *testing.T, exe, bootstrap, topic string, args ...string) *Load {
+func Start(t testing.TB, exe, bootstrap, topic string, args ...string) *Load {
 	t.Helper()
 	l := &Load{exe: exe, bootstrap: bootstrap, topic: topic, log: filepath.Join(t.TempDir(), "acked.log"), ended: make(chan result, 1)}
 	l.cmd = l.command(t.Context(), args...)
@@ -75,7 +75,7 @@ func (l *Load) command(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // Stop lets the load send nothing more, before its time is over.
-func (l *Load) Stop(t *testing.T) {
+func (l *Load) Stop(t testing.TB) {
 	t.Helper()
 	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Errorf("the load ended too early: %v", err)
@@ -84,7 +84,7 @@ func (l *Load) Stop(t *testing.T) {
 
 // Check waits for the end of the load and reads everything back: what was acknowledged
 // is there once, in order, unchanged. It returns the counts of the producer and of the reader.
-func (l *Load) Check(t *testing.T) (produced, read map[string]any) {
+func (l *Load) Check(t testing.TB) (produced, read map[string]any) {
 	t.Helper()
 	produced = parse(t, "produce", <-l.ended)
 	out, err := l.command(t.Context(), "--mode", "verify", "--settle", "1s").Output()
@@ -100,7 +100,7 @@ func (l *Load) Check(t *testing.T) (produced, read map[string]any) {
 	return produced, read
 }
 
-func parse(t *testing.T, what string, r result) map[string]any {
+func parse(t testing.TB, what string, r result) map[string]any {
 	t.Helper()
 	var v map[string]any
 	if err := json.Unmarshal(r.out, &v); err != nil || r.err != nil {
@@ -116,7 +116,7 @@ type Ack struct {
 }
 
 // Acks returns what was acknowledged, in order. The load has ended.
-func (l *Load) Acks(t *testing.T) []Ack {
+func (l *Load) Acks(t testing.TB) []Ack {
 	t.Helper()
 	if l.acks == nil {
 		l.acks = l.read(t)
@@ -124,7 +124,7 @@ func (l *Load) Acks(t *testing.T) []Ack {
 	return l.acks
 }
 
-func (l *Load) read(t *testing.T) (all []Ack) {
+func (l *Load) read(t testing.TB) (all []Ack) {
 	t.Helper()
 	f, err := os.Open(l.log)
 	if err != nil {
@@ -149,7 +149,7 @@ func (l *Load) read(t *testing.T) (all []Ack) {
 // Gap returns the longest time for which a partition acknowledged nothing, of
 // those that ended behind from and began before to, but not long before from: what
 // came before it is another one's doing. The load has ended.
-func (l *Load) Gap(t *testing.T, from, to time.Time) time.Duration {
+func (l *Load) Gap(t testing.TB, from, to time.Time) time.Duration {
 	t.Helper()
 	last := make(map[int32]time.Time)
 	var worst time.Duration
@@ -168,7 +168,7 @@ func (l *Load) Gap(t *testing.T, from, to time.Time) time.Duration {
 }
 
 // Wait lets the load run for a while: when harm is done is a test's input.
-func Wait(t *testing.T, d time.Duration) {
+func Wait(t testing.TB, d time.Duration) {
 	t.Helper()
 	select {
 	case <-time.After(d):

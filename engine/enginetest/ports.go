@@ -2,10 +2,10 @@ package enginetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -103,6 +103,9 @@ func (f *faults) next(op string, write, busy bool) fault {
 	f.tally(op)
 	out := fault{before: latency + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
 	out.before += f.slower[op]
+	if !write && !f.isCalm() && f.dice.oneIn(op, 100) {
+		out.after += f.dice.upTo(op, time.Second) // what it says is old by then
+	}
 	switch {
 	case f.isCalm(), !write && f.dice.below(op, 50) > 0 && !f.isDown():
 		return out
@@ -235,7 +238,22 @@ func (s storePort) ReadAt(ctx context.Context, key string, b []byte, off int64) 
 	return n, size, err
 }
 
+// List is torn as a query is.
 func (s storePort) List(ctx context.Context, prefix, after string, limit int) (infos []objstore.Info, err error) {
+	infos, err = s.list(ctx, prefix, after, limit)
+	if err != nil || !s.p.faults.tears() {
+		return infos, err
+	}
+	wait(ctx, s.p.faults.dice.upTo("torn for", time.Second))
+	late, err := s.list(ctx, prefix, after, 2*limit)
+	if err != nil {
+		return nil, err
+	}
+	infos = torn(infos, late, len(infos) == limit, s.p.faults.dice.below("torn at", len(infos)+1), func(a, b objstore.Info) int { return cmp.Compare(a.Key, b.Key) })
+	return infos[:min(len(infos), limit)], nil
+}
+
+func (s storePort) list(ctx context.Context, prefix, after string, limit int) (infos []objstore.Info, err error) {
 	err = s.p.read(ctx, "list", func() (err error) {
 		infos, err = s.p.ledger.objects.List(ctx, prefix, after, limit)
 		return err
@@ -262,26 +280,53 @@ func (s metaPort) Get(ctx context.Context, key meta.Key) (item meta.Item, err er
 
 // Query reads some of its items before, and the others after, a while in which others commit.
 func (s metaPort) Query(ctx context.Context, pk string, r meta.Range) (items []meta.Item, more bool, err error) {
-	query := func() (err error) {
-		items, more, err = s.p.ledger.items.Query(ctx, pk, r)
-		return err
-	}
-	if err = s.p.read(ctx, "query", query); err != nil || len(items) == 0 || !s.p.faults.tears() {
+	items, more, err = s.query(ctx, pk, r)
+	if err != nil || !s.p.faults.tears() {
 		return items, more, err
 	}
-	early := items[:s.p.faults.dice.below("torn at", len(items)+1)]
 	wait(ctx, s.p.faults.dice.upTo("torn for", time.Second))
-	if err := s.p.read(ctx, "query", query); err != nil {
+	further := r
+	further.Limit *= 2 // so that what was put meanwhile does not end it early
+	late, moreLate, err := s.query(ctx, pk, further)
+	if err != nil {
 		return nil, false, err
 	}
-	if len(early) > 0 {
-		last := early[len(early)-1].SK
-		items = append(early, slices.DeleteFunc(items, func(it meta.Item) bool { return (it.SK > last) == r.Reverse || it.SK == last })...)
+	order := cmp.Compare[string]
+	if r.Reverse {
+		order = func(a, b string) int { return cmp.Compare(b, a) }
 	}
+	items = torn(items, late, more, s.p.faults.dice.below("torn at", len(items)+1), func(a, b meta.Item) int { return order(a.SK, b.SK) })
 	if r.Limit > 0 && len(items) > r.Limit {
-		items, more = items[:r.Limit], true
+		return items[:r.Limit], true, nil
 	}
-	return items, more, nil
+	return items, more || moreLate, nil
+}
+
+func (s metaPort) query(ctx context.Context, pk string, r meta.Range) (items []meta.Item, more bool, err error) {
+	err = s.p.read(ctx, "query", func() (err error) {
+		items, more, err = s.p.ledger.items.Query(ctx, pk, r)
+		return err
+	})
+	return items, more, err
+}
+
+// torn is what a reader gets that passed the place of late's item at while there was what early says before it:
+// of two that were put meanwhile, it may get the second alone. cut: early ends at a limit, and says nothing of what lies behind.
+func torn[T any](early, late []T, cut bool, at int, order func(a, b T) int) []T {
+	if at >= len(late) {
+		return early
+	}
+	n := 0
+	for n < len(early) && order(early[n], late[at]) < 0 {
+		n++
+	}
+	if cut && n == len(early) && n > 0 {
+		at = 0
+		for order(late[at], early[n-1]) <= 0 {
+			at++
+		}
+	}
+	return append(early[:n:n], late[at:]...)
 }
 
 func (s metaPort) Commit(ctx context.Context, id string, ops ...meta.Op) error {

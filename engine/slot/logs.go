@@ -73,6 +73,7 @@ func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*rec
 		}
 	}
 	m.set.Add(logs...)
+	m.wal.Hasten(hastyFor)
 	m.tell()
 }
 

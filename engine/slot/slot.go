@@ -81,17 +81,18 @@ func (o *Options) validate() error {
 // Bounds on single calls to the catalogue and the object store.
 const (
 	callTimeout  = 30 * time.Second
-	parallel     = 32       // reads of the catalogue at a time
-	moveBatch    = 40       // slots in one hand-over, during which they wait
-	takeBatch    = 97       // slots and their former owners in one take, which writes two more items
-	fewSlots     = 8        // slots that are read one by one
-	commitBatch  = 90       // slots in one checkpoint commit
-	maxCkpts     = 8        // checkpoints a slot names before they are merged
-	ownSegment   = 16 << 20 // hot bytes from which a partition gets a segment of its own at a checkpoint
-	leaveBytes   = 64 << 20 // of WAL that a leaving session still gathers into a checkpoint
-	moveObjects  = 16       // of WAL behind the newest checkpoint with which a slot is handed over
-	trimBatch    = 1000     // objects in one delete
-	urgent       = 0.5      // of what may be hot where there is little room: a checkpoint is written
+	parallel     = 32          // reads of the catalogue at a time
+	moveBatch    = 40          // slots in one hand-over, during which they wait
+	takeBatch    = 97          // slots and their former owners in one take, which writes two more items
+	hastyFor     = time.Second // in which the WAL's interval is short behind a change of owner
+	fewSlots     = 8           // slots that are read one by one
+	commitBatch  = 90          // slots in one checkpoint commit
+	maxCkpts     = 8           // checkpoints a slot names before they are merged
+	ownSegment   = 16 << 20    // hot bytes from which a partition gets a segment of its own at a checkpoint
+	leaveBytes   = 64 << 20    // of WAL that a leaving session still gathers into a checkpoint
+	moveObjects  = 16          // of WAL behind the newest checkpoint with which a slot is handed over
+	trimBatch    = 1000        // objects in one delete
+	urgent       = 0.5         // of what may be hot where there is little room: a checkpoint is written
 	keeperPeriod = time.Second
 	sweepPeriod  = time.Minute
 	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does

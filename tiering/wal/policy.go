@@ -2,6 +2,9 @@ package wal
 
 import "time"
 
+// hastyPart is how many times more PUTs there may be in Hasten's while.
+const hastyPart = 4
+
 // policy decides when an object is cut. It is self-clocking: with nothing in
 // flight the next object leaves at once, and while one is, batches gather, so
 // objects grow as the store gets slower or the load higher.
@@ -17,6 +20,7 @@ type view struct {
 	inFlight  int       // PUTs
 	lastStart time.Time // of the newest PUT
 	urgent    bool      // somebody waits in Flush or Close
+	hasty     bool      // Hasten's while is not over
 }
 
 // next says whether to cut an object now and, if not, after what time to ask
@@ -30,6 +34,10 @@ func (p policy) next(now time.Time, v view) (flush bool, wait time.Duration) {
 	case v.inFlight > 0 && p.interval == 0:
 		return false, 0 // the end of the PUT in flight is the clock
 	}
-	wait = p.interval - now.Sub(v.lastStart)
+	interval := p.interval
+	if v.hasty {
+		interval /= hastyPart
+	}
+	wait = interval - now.Sub(v.lastStart)
 	return wait <= 0, max(wait, 0)
 }

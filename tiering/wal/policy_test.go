@@ -27,6 +27,7 @@ func TestPolicy(t *testing.T) {
 		"interval, over":                {100 * ms, view{queued: 1, lastStart: at(100 * ms)}, true, 0},
 		"interval, over, one in flight": {100 * ms, view{queued: 1, inFlight: 1, lastStart: at(200 * ms)}, true, 0},
 		"interval, one in flight":       {100 * ms, view{queued: 1, inFlight: 1, lastStart: at(20 * ms)}, false, 80 * ms},
+		"interval, soon after, hasty":   {100 * ms, view{queued: 1, lastStart: at(10 * ms), hasty: true}, false, 15 * ms},
 		"interval, full":                {100 * ms, view{queued: 1, inFlight: 4, lastStart: at(200 * ms)}, false, 0},
 	} {
 		p := policy{interval: c.interval, flushBytes: 100, inFlight: 4}

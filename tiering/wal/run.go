@@ -114,6 +114,7 @@ func (r *runner) look() (v view, closing bool) {
 		inFlight:  len(r.flights),
 		lastStart: r.started,
 		urgent:    closing || r.w.asked > r.w.taken,
+		hasty:     time.Now().Before(r.w.hasty),
 	}, closing
 }
 

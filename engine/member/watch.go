@@ -34,6 +34,7 @@ type Watch struct {
 	Timeout time.Duration
 
 	renewed time.Time // the watcher's own newest renewal
+	looked  time.Time // when Observe was last called
 	spared  time.Time // when it last gave up on one of many
 	peers   map[catalog.SessionID]*peer
 }
@@ -41,7 +42,7 @@ type Watch struct {
 // peer is what was seen of a session.
 type peer struct {
 	counter int64
-	since   time.Time // when the counter was first read as it is
+	since   time.Time // when the counter became what it is
 	reads   int       // that found it so again
 	refused bool      // connections, after they had been accepted
 	leaving bool
@@ -107,6 +108,8 @@ func (w *Watch) take(now time.Time, live []catalog.SessionID, beats map[catalog.
 			delete(w.peers, id)
 		}
 	}
+	changed := w.between(now)
+	w.looked = now
 	for _, id := range live {
 		if id == w.Self {
 			continue
@@ -122,10 +125,19 @@ func (w *Watch) take(now time.Time, live []catalog.SessionID, beats map[catalog.
 		} else if p.counter == b.Counter {
 			p.reads++
 		} else {
-			p.counter, p.since, p.reads = b.Counter, now, 0
+			p.counter, p.since, p.reads = b.Counter, changed, 0
 		}
 		p.leaving = b.Leaving
 	}
+}
+
+// between returns when a change is taken to have happened that is seen now: half-way
+// since the last look, unless that is long ago, as for a watcher that has slept.
+func (w *Watch) between(now time.Time) time.Time {
+	if ago := now.Sub(w.looked); ago < w.Timeout/6 {
+		return now.Add(-ago / 2)
+	}
+	return now
 }
 
 // stalled tells whether a counter has stood still for so long.

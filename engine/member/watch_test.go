@@ -170,3 +170,30 @@ func TestNobodyWhoRenewsIsSuspected(t *testing.T) {
 		}
 	})
 }
+
+// TestBetweenLooks: a heartbeat is taken to have come half-way between two looks, but not where the watcher has slept.
+func TestBetweenLooks(t *testing.T) {
+	for _, c := range []struct{ look, due time.Duration }{
+		{500 * time.Millisecond, timeout - 250*time.Millisecond},
+		{10 * time.Second, timeout},
+	} {
+		s := newScene(2)
+		s.beats[session(2)] = Beat{Counter: 100}
+		s.now = s.now.Add(c.look)
+		seen := s.now
+		s.w.Observe(s.now, s.live, s.beats)
+		if due := s.w.Due(s.now); !due.Equal(seen.Add(c.due)) {
+			t.Errorf("a look after %v: due after %v, want %v", c.look, due.Sub(seen), c.due)
+		}
+		for range minReads {
+			s.w.Renewed(s.now)
+			if dead := s.w.Observe(seen.Add(c.due-1), s.live, s.beats); dead != nil {
+				t.Errorf("a look after %v: %v is suspected too early", c.look, dead)
+			}
+			s.w.Renewed(seen.Add(c.due - 1))
+		}
+		if dead := s.w.Observe(seen.Add(c.due), s.live, s.beats); len(dead) != 1 {
+			t.Errorf("a look after %v: nobody is suspected when it is due", c.look)
+		}
+	}
+}

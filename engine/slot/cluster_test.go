@@ -114,6 +114,39 @@ func TestSealedBehindTheCheckpoint(t *testing.T) {
 	})
 }
 
+// TestLogStartBetweenCheckpoints: of what lies below the log's start an older checkpoint has a part, and
+// the rest was in the WAL only; who takes over finds the one without the other.
+func TestLogStartBetweenCheckpoints(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		a := r.start(1, "wal.checkpoint.objects", "100000")
+		r.until("all", 10*time.Second, holding(map[*node]int{a: slots}))
+		m := a.m.Load()
+		time.Sleep(time.Second)
+		checkpoint := func() {
+			if err := m.keeper.ask(ctx, m.keeper.checkpoint); err != nil {
+				t.Fatal(err)
+			}
+		}
+		checkpoint()
+		l, _ := a.log(0)
+		end := func() kafka.Offset { return l.Snapshot().State.NextOffset }
+		for before := end(); end() < before+3; {
+			time.Sleep(10 * time.Millisecond)
+		}
+		start := end()
+		slot, _ := m.Slot(l.Slot())
+		if err := a.cat.SetLogStart(ctx, slot, l.TP(), start); err != nil {
+			t.Fatal(err)
+		}
+		l.SetLogStart(start)
+		r.forget(0, start)
+		checkpoint()
+		a.kill()
+		r.start(2)
+	})
+}
+
 // TestTwoKilledAtOnce: the one that is left cannot know that it is not itself
 // cut off; it waits longer, and gives up on one at a time.
 func TestTwoKilledAtOnce(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -315,6 +316,13 @@ func (r *rig) write(stop <-chan struct{}) (done func()) {
 		})
 	}
 	return wg.Wait
+}
+
+// forget lets what was acknowledged below a log's start be gone.
+func (r *rig) forget(p int32, start kafka.Offset) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.acked[p], func(off kafka.Offset, _ string) bool { return off < start })
 }
 
 // check reads all partitions at their owners: what was acknowledged is there.

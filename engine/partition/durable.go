@@ -24,15 +24,10 @@ type durable struct {
 	closed  kafka.ErrorCode // None: open
 }
 
-// open takes up what recovery found. Of what lies below the log's start a part may be gone: an
-// older checkpoint has it, and what followed there was dropped before the next one. When its slices came isn't known: not
+// open takes up what recovery found. When its slices came isn't known: not
 // after their largest timestamp, if that is past.
 func (d *durable) open(o *Options, now time.Time) {
-	hot := o.Hot
-	for len(hot) > 0 && hot[0].Last < o.LogStart {
-		hot = hot[1:]
-	}
-	d.state, d.hot, d.since = recovery.CloneState(&o.State), newIndex(hot), now
+	d.state, d.hot, d.since = recovery.CloneState(&o.State), newIndex(o.Hot), now
 	recovery.AssignEpoch(&d.state, o.Epoch, o.State.NextOffset)
 	d.hot.drop(o.State.SealedEnd)
 	n := len(d.hot.slices)

@@ -88,7 +88,7 @@ type Options struct {
 	Confirm func(ctx context.Context) error
 
 	State    bundle.State // up to the durable offset, as recovery found it
-	Hot      []Ref        // ascending, from LogStart on without gaps, up to State.NextOffset
+	Hot      []Ref        // ascending, without gaps, up to State.NextOffset
 	LogStart kafka.Offset
 	Metrics  *Metrics // nil: none
 }
@@ -109,7 +109,7 @@ type Log struct {
 var _ wal.Target = (*Log)(nil)
 
 // New opens a log where recovery left it. o.State and o.Hot are copied. It
-// panics if Hot has gaps behind LogStart or doesn't end at the state's next offset, and if the
+// panics if Hot has gaps or doesn't end at the state's next offset, and if the
 // log's start lies behind that: records would be lost, and their offsets given again.
 func New(o Options) *Log {
 	if o.LogStart > o.State.NextOffset {

@@ -325,6 +325,11 @@ func (m *Manager) install(ctx context.Context, slots []catalog.Slot, sessions ma
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	for tp, t := range tails {
+		if err := t.From(starts[tp]); err != nil {
+			return fmt.Errorf("recover %s: %w", tp, err)
+		}
+	}
 	m.hold(slots, tails, starts)
 	return nil
 }

@@ -13,6 +13,7 @@ package recovery
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -145,6 +146,25 @@ func (t *Tail) Sealed(end kafka.Offset) {
 	}
 	t.Hot = t.Hot[n:]
 	t.State.SealedEnd = max(t.State.SealedEnd, end)
+}
+
+// From drops the slices that lie below the log's start: an older checkpoint has a part of
+// them, and what followed there was in the WAL when the start was raised, and in no checkpoint since. Errors: ErrInconsistent,
+// wrapped, if a record from there on is missing.
+func (t *Tail) From(start kafka.Offset) error {
+	t.Hot = slices.DeleteFunc(t.Hot, func(r bundle.Ref) bool { return r.Last < start })
+	if start > t.State.NextOffset {
+		return fmt.Errorf("%w: the log starts at offset %d, behind its end %d", ErrInconsistent, start, t.State.NextOffset)
+	}
+	for i, r := range t.Hot {
+		if i > 0 && r.Base != t.Hot[i-1].Last+1 {
+			return fmt.Errorf("%w: offset %d follows %d", ErrInconsistent, r.Base, t.Hot[i-1].Last)
+		}
+	}
+	if n := len(t.Hot); n > 0 && t.Hot[n-1].Last+1 != t.State.NextOffset {
+		return fmt.Errorf("%w: the slices end at offset %d, the log at %d", ErrInconsistent, t.Hot[n-1].Last+1, t.State.NextOffset)
+	}
+	return nil
 }
 
 func (r *Recovery) tail(s kafka.Slot, tp kafka.TopicPartition) *Tail {

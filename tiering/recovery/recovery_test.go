@@ -1,6 +1,7 @@
 package recovery_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/varvelog/varve/internal/catalog"
@@ -52,5 +53,31 @@ func TestDeletedTopic(t *testing.T) {
 	}
 	if len(tails) != 1 || tails[there] == nil || tails[there].State.NextOffset != 2 || len(tails[there].Hot) != 2 {
 		t.Errorf("%+v", tails)
+	}
+}
+
+func TestFrom(t *testing.T) {
+	ref := func(base, last kafka.Offset) bundle.Ref { return bundle.Ref{Base: base, Last: last} }
+	for _, c := range []struct {
+		name  string
+		hot   []bundle.Ref
+		start kafka.Offset
+		left  int
+		ok    bool
+	}{
+		{"nothing", nil, 0, 0, true},
+		{"whole", []bundle.Ref{ref(5, 9), ref(10, 11), ref(12, 19)}, 0, 3, true},
+		{"starts within", []bundle.Ref{ref(5, 9), ref(10, 11), ref(12, 19)}, 9, 3, true},
+		{"a part below is gone", []bundle.Ref{ref(5, 9), ref(12, 19)}, 12, 1, true},
+		{"all below, and a part of it is gone", []bundle.Ref{ref(5, 9)}, 20, 0, true},
+		{"a part behind it is gone", []bundle.Ref{ref(5, 9), ref(12, 19)}, 9, 2, false},
+		{"the end is gone", []bundle.Ref{ref(5, 9), ref(10, 11)}, 0, 2, false},
+		{"behind the end", nil, 21, 0, false},
+	} {
+		tail := recovery.Tail{State: bundle.State{NextOffset: 20}, Hot: c.hot}
+		err := tail.From(c.start)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, recovery.ErrInconsistent) || len(tail.Hot) != c.left {
+			t.Errorf("%s: %d slices left, %v", c.name, len(tail.Hot), err)
+		}
 	}
 }

@@ -69,6 +69,9 @@ func (v *run) tail(ctx context.Context, l log, t recovery.Tail) error {
 		return err
 	}
 	begin := max(sealed.End, starts[l.tp])
+	if err := t.From(min(starts[l.tp], t.State.NextOffset)); err != nil {
+		v.found(l.finding(Gap, begin, "", "the tail: %v", err))
+	}
 	if len(t.Hot) > 0 && t.Hot[0].Base > begin {
 		v.found(l.finding(Gap, begin, "", "the segments end there, the tail begins at offset %d", t.Hot[0].Base))
 	}

@@ -28,9 +28,9 @@ func TestSim(t *testing.T) {
 	simulate(t, func(uint64) int { return 1 }, setting(t, "VARVE_SIM_SEEDS", 200))
 }
 
-// TestCluster runs VARVE_SIM_SEEDS seeds (60) of three to five brokers.
+// TestCluster runs VARVE_SIM_SEEDS seeds (200) of three to five brokers.
 func TestCluster(t *testing.T) {
-	simulate(t, func(seed uint64) int { return 3 + int(seed%3) }, setting(t, "VARVE_SIM_SEEDS", 60))
+	simulate(t, func(seed uint64) int { return 3 + int(seed%3) }, setting(t, "VARVE_SIM_SEEDS", 200))
 }
 
 // simulate runs seeds of a cluster and prints what happened in them.

@@ -42,7 +42,7 @@ func (m *Manager) Reconcile(context.Context) error {
 
 // hold makes slots this session's, and opens the logs of all their partitions
 // before anybody can see that they are held: so a checkpoint of a slot has all of it.
-func (m *Manager) hold(slots []catalog.Slot, tails map[kafka.TopicPartition]*recovery.Tail, starts map[kafka.TopicPartition]kafka.Offset) {
+func (m *Manager) hold(slots []catalog.Slot, tails tailsOf, starts map[kafka.TopicPartition]kafka.Offset) {
 	m.reconciling.Lock()
 	defer m.reconciling.Unlock()
 	m.mu.Lock()

@@ -134,7 +134,8 @@ func (m *Manager) finish(ctx context.Context) {
 }
 
 // takeAll takes slots of ended sessions, and opens all together: their partitions
-// lie in the same WAL objects, which are read once.
+// lie in the same WAL objects, which are read once. What an ended session has left does not
+// change any more, so it is read while the commits are under way.
 func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
 	if len(slots) == 0 {
 		return nil
@@ -143,6 +144,20 @@ func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
 	if err != nil {
 		return err
 	}
+	before = slices.DeleteFunc(before, func(s catalog.Slot) bool {
+		return s.Epoch >= 0 && sessions[s.Owner].State != catalog.Sealed
+	})
+	var tails tailsOf
+	ectx, cancel := context.WithCancel(ctx)
+	early := new(errgroup.Group)
+	early.Go(func() (err error) {
+		tails, err = m.readTails(ectx, before, sessions)
+		return err
+	})
+	defer func() {
+		cancel()
+		_ = early.Wait() // nobody needs it any more
+	}()
 	var taken []catalog.Slot
 	for _, batch := range takes(before) {
 		next, takeErr := m.take(ctx, batch, sessions)
@@ -151,7 +166,12 @@ func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
 			break
 		}
 	}
-	return errors.Join(err, m.install(ctx, taken, sessions))
+	return errors.Join(err, m.install(ctx, taken, func(ctx context.Context) (tailsOf, error) {
+		if early.Wait() == nil {
+			return tails, nil
+		}
+		return m.readTails(ctx, taken, sessions) // of those that others took they may have trimmed the WAL
+	}))
 }
 
 // takes divides slots into those that one commit takes: it also checks that each
@@ -174,9 +194,6 @@ func takes(slots []catalog.Slot) (batches [][]catalog.Slot) {
 // take takes slots of ended sessions, but for those that others were faster to
 // take: who held more a moment ago may have counted differently.
 func (m *Manager) take(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) ([]catalog.Slot, error) {
-	slots = slices.DeleteFunc(slots, func(s catalog.Slot) bool {
-		return s.Epoch >= 0 && sessions[s.Owner].State != catalog.Sealed
-	})
 	from := m.wal.Position().Next
 	for len(slots) > 0 {
 		next := slices.Clone(slots)
@@ -226,7 +243,7 @@ func (m *Manager) open(ctx context.Context, slots []kafka.Slot) error {
 		return err
 	}
 	now = slices.DeleteFunc(now, func(s catalog.Slot) bool { return s.Epoch < 0 || s.Owner != m.session.ID })
-	return m.install(ctx, now, sessions)
+	return m.install(ctx, now, func(ctx context.Context) (tailsOf, error) { return m.readTails(ctx, now, sessions) })
 }
 
 // errStale means that a slot was read before it ceased to name a session that
@@ -304,18 +321,27 @@ func (m *Manager) readSlots(ctx context.Context, slots []kafka.Slot) ([]catalog.
 	return items, g.Wait()
 }
 
-// install recovers the partitions of slots that are mine, and opens their logs.
-// The snapshot of the topics is at least as new as the slots' change of owner, so it has
+// tailsOf is what former owners have left of partitions.
+type tailsOf map[kafka.TopicPartition]*recovery.Tail
+
+// readTails reads what former owners have left of the partitions of slots.
+// The snapshot of the topics is at least as new as the slots' change of owner, or the end of their owner, so it has
 // every topic that somebody else has served.
-func (m *Manager) install(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) error {
+func (m *Manager) readTails(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (tailsOf, error) {
+	return recovery.Read(ctx, patientStore{m.o.Store, m.steps}, m.o.Catalog, replayed(slots, m.session.ID), sessions)
+}
+
+// install opens the logs of slots that are mine, with the tails that were read. Until they were mine
+// their log starts could be raised, so these are read now.
+func (m *Manager) install(ctx context.Context, slots []catalog.Slot, read func(ctx context.Context) (tailsOf, error)) error {
 	if len(slots) == 0 {
 		return nil
 	}
-	var tails map[kafka.TopicPartition]*recovery.Tail
+	var tails tailsOf
 	var starts map[kafka.TopicPartition]kafka.Offset
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		tails, err = recovery.Read(gctx, patientStore{m.o.Store, m.steps}, m.o.Catalog, replayed(slots, m.session.ID), sessions)
+		tails, err = read(gctx)
 		return err
 	})
 	g.Go(func() (err error) {
@@ -325,7 +351,14 @@ func (m *Manager) install(ctx context.Context, slots []catalog.Slot, sessions ma
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	mine := make(map[kafka.Slot]bool, len(slots))
+	for _, s := range slots {
+		mine[s.Slot] = true
+	}
 	for tp, t := range tails {
+		if !mine[t.State.Slot] {
+			continue
+		}
 		if err := t.From(starts[tp]); err != nil {
 			return fmt.Errorf("recover %s: %w", tp, err)
 		}

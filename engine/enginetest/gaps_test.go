@@ -30,8 +30,8 @@ func TestGaps(t *testing.T) {
 		commit     time.Duration // that a commit of the catalogue takes longer
 		move, kill time.Duration // the longest wait for planned moves, and after a kill
 	}{
-		{"quick catalogue", 0, 300 * time.Millisecond, time.Second},
-		{"slow catalogue", 100 * time.Millisecond, 800 * time.Millisecond, 1100 * time.Millisecond},
+		{"quick catalogue", 0, 400 * time.Millisecond, time.Second}, // moves are mostly below 225 ms
+		{"slow catalogue", 100 * time.Millisecond, 1200 * time.Millisecond, 1500 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

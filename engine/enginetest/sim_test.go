@@ -22,10 +22,10 @@ const (
 	gcPercent = 400 // worlds are small, and leave much behind
 )
 
-// TestSim runs VARVE_SIM_SEEDS seeds (200) of one broker, or the one that
+// TestSim runs VARVE_SIM_SEEDS seeds (100) of one broker, or the one that
 // VARVE_SIM_SEED names.
 func TestSim(t *testing.T) {
-	simulate(t, func(uint64) int { return 1 }, setting(t, "VARVE_SIM_SEEDS", 200))
+	simulate(t, func(uint64) int { return 1 }, setting(t, "VARVE_SIM_SEEDS", 100))
 }
 
 // TestCluster runs VARVE_SIM_SEEDS seeds (200) of three to five brokers.

@@ -62,14 +62,15 @@ class Load:
         read = json.loads(back.stdout)
         waits, calm = {}, []  # calm: while nothing was done
         each = [[] for _ in self.harms]
+        newest_first = list(enumerate(self.harms))[::-1]  # what is under way when harm is done is part of it
         with open(self.log) as f:
             for line in f:
                 if not line.startswith("A "):
                     continue
                 _, _, _, _, _, acked, sent = line.split()
                 sent, wait = int(sent) / 1e9, (int(acked) - int(sent)) / 1e9
-                for n, (_, begin, end) in reversed(list(enumerate(self.harms))):
-                    if begin - 0.3 <= sent < end:  # what is under way when harm is done is part of it
+                for n, (_, begin, end) in newest_first:
+                    if begin - 0.3 <= sent < end:
                         each[n].append(wait)
                         break
         for (what, _, _), ws in zip(self.harms, each):
@@ -333,8 +334,8 @@ SECTIONS = {"latency": latency, "rate": rate, "requests": requests, "idle": idle
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--only", nargs="*", default=[*HARMS, *SECTIONS])
-    p.add_argument("--rounds", type=int, default=20, help="of kill -9 (20)")
-    p.add_argument("--kafka-rounds", type=int, default=3, help="of kill -9 of a Kafka node (3; 0: no Kafka)")
+    p.add_argument("--rounds", type=int, default=20, help="of kill -9, behind a first one (20)")
+    p.add_argument("--kafka-rounds", type=int, default=3, help="of kill -9 of a Kafka node, likewise (3; 0: no Kafka)")
     p.add_argument("--stops", type=int, default=3, help="of SIGSTOP (3)")
     p.add_argument("--moves", type=int, default=10, help="planned moves of a slot (10)")
     p.add_argument("--partitions", type=int, default=1000)

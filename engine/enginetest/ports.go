@@ -101,8 +101,7 @@ func (f *faults) isDown() bool {
 // often than writes.
 func (f *faults) next(op string, write, busy bool) fault {
 	f.tally(op)
-	out := fault{before: latency + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
-	out.before += f.slower[op]
+	out := fault{before: latency + f.slower[op] + f.dice.upTo(op, 4*time.Millisecond), after: latency + f.dice.upTo(op, 4*time.Millisecond)}
 	if !write && !f.isCalm() && f.dice.oneIn(op, 100) {
 		out.after += f.dice.upTo(op, time.Second) // what it says is old by then
 	}

@@ -22,7 +22,7 @@ type Beat struct {
 // fencing is worth trying, no more.
 //
 // A session is suspected when its counter stood still over at least five
-// successful reads that span the timeout, and the watcher's own renewal
+// successful reads, for the timeout since it is taken to have changed, and the watcher's own renewal
 // succeeded meanwhile; or when it refuses connections, as seen by two
 // watchers, or by one where there is no other. Who suspects more than a third
 // of its peers, and more than one, rather suspects itself: it waits for
@@ -42,7 +42,7 @@ type Watch struct {
 // peer is what was seen of a session.
 type peer struct {
 	counter int64
-	since   time.Time // when the counter became what it is
+	since   time.Time // when the counter became what it is, as far as looks tell
 	reads   int       // that found it so again
 	refused bool      // connections, after they had been accepted
 	leaving bool

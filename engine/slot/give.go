@@ -126,10 +126,7 @@ func handedOver(slots []catalog.Slot, mine catalog.SessionID, end int64, to cata
 // read as handed over, or this session has written them itself, after which no hand-over can land.
 func (k *keeper) settle(ctx context.Context, slots []catalog.Slot, logs []*partition.Log) error {
 	m := k.m
-	which := make([]kafka.Slot, len(slots))
-	for i, s := range slots {
-		which[i] = s.Slot
-	}
+	which := numbers(slots)
 	for {
 		cctx, cancel := context.WithTimeout(ctx, callTimeout)
 		now, _, err := m.read(cctx, which)

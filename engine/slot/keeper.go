@@ -13,7 +13,6 @@ import (
 
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
-	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
@@ -305,10 +304,7 @@ func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Posit
 // moved tells the logs of slots that their slices lie in the checkpoint that
 // these name now.
 func (k *keeper) moved(slots []catalog.Slot, in upload.CheckpointInfo) {
-	named := make(map[kafka.Slot]bool, len(slots))
-	for _, s := range slots {
-		named[s.Slot] = true
-	}
+	named := setOf(slots)
 	for _, moved := range in.Moved {
 		if l, ok := k.m.set.Get(moved.TP); ok && named[l.Slot()] {
 			l.Moved(moved.Slices, in.Key)
@@ -319,10 +315,7 @@ func (k *keeper) moved(slots []catalog.Slot, in upload.CheckpointInfo) {
 // parts are the partitions' states and the slices that this checkpoint takes:
 // those in the WAL, or, to merge older checkpoints into it, all hot ones.
 func (k *keeper) parts(slots []catalog.Slot, merge bool) []upload.CheckpointPart {
-	in := make(map[kafka.Slot]bool, len(slots))
-	for _, s := range slots {
-		in[s.Slot] = true
-	}
+	in := setOf(slots)
 	var parts []upload.CheckpointPart
 	for _, l := range k.m.set.All() {
 		if !in[l.Slot()] { // opened since

@@ -47,9 +47,9 @@ func (m *Manager) hold(slots []catalog.Slot, tails tailsOf, starts map[kafka.Top
 	defer m.reconciling.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	opened := make(map[kafka.Slot]bool, len(slots))
+	opened := setOf(slots)
 	for _, s := range slots {
-		m.slots[s.Slot], opened[s.Slot] = s, true
+		m.slots[s.Slot] = s
 		if len(s.Spans) > 1 {
 			m.keeper.recovered.Store(true)
 		}

@@ -215,11 +215,7 @@ func (m *Manager) take(ctx context.Context, slots []catalog.Slot, sessions map[c
 
 // stillSo returns those of the slots that nobody has written since they were read.
 func (m *Manager) stillSo(ctx context.Context, slots []catalog.Slot) ([]catalog.Slot, error) {
-	which := make([]kafka.Slot, len(slots))
-	for i, s := range slots {
-		which[i] = s.Slot
-	}
-	now, err := m.readSlots(ctx, which)
+	now, err := m.readSlots(ctx, numbers(slots))
 	if err != nil {
 		return nil, err
 	}
@@ -351,10 +347,7 @@ func (m *Manager) install(ctx context.Context, slots []catalog.Slot, read func(c
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	mine := make(map[kafka.Slot]bool, len(slots))
-	for _, s := range slots {
-		mine[s.Slot] = true
-	}
+	mine := setOf(slots)
 	for tp, t := range tails {
 		if !mine[t.State.Slot] {
 			continue

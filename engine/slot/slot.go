@@ -33,6 +33,7 @@ import (
 	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/cold"
 	"github.com/varvelog/varve/tiering/objcache"
@@ -97,3 +98,21 @@ const (
 	sweepPeriod  = time.Minute
 	expirePeriod = 10 * time.Minute // of looking for idle producer ids, as Kafka does
 )
+
+// numbers returns the numbers of slots, in their order.
+func numbers(slots []catalog.Slot) []kafka.Slot {
+	all := make([]kafka.Slot, len(slots))
+	for i, s := range slots {
+		all[i] = s.Slot
+	}
+	return all
+}
+
+// setOf returns the numbers of slots, to ask whether one is among them.
+func setOf(slots []catalog.Slot) map[kafka.Slot]bool {
+	set := make(map[kafka.Slot]bool, len(slots))
+	for _, s := range slots {
+		set[s.Slot] = true
+	}
+	return set
+}

@@ -13,7 +13,6 @@ package recovery
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
@@ -140,11 +139,7 @@ func (r *Recovery) WAL(session catalog.SessionID, seq int64, key string, o *bund
 
 // Sealed drops the slices that a sealed segment up to end (exclusive) holds.
 func (t *Tail) Sealed(end kafka.Offset) {
-	n := 0
-	for n < len(t.Hot) && t.Hot[n].Last < end {
-		n++
-	}
-	t.Hot = t.Hot[n:]
+	t.drop(end)
 	t.State.SealedEnd = max(t.State.SealedEnd, end)
 }
 
@@ -152,7 +147,7 @@ func (t *Tail) Sealed(end kafka.Offset) {
 // them, and what followed there was in the WAL when the start was raised, and in no checkpoint since. Errors: ErrInconsistent,
 // wrapped, if a record from there on is missing.
 func (t *Tail) From(start kafka.Offset) error {
-	t.Hot = slices.DeleteFunc(t.Hot, func(r bundle.Ref) bool { return r.Last < start })
+	t.drop(start)
 	if start > t.State.NextOffset {
 		return fmt.Errorf("%w: the log starts at offset %d, behind its end %d", ErrInconsistent, start, t.State.NextOffset)
 	}
@@ -165,6 +160,15 @@ func (t *Tail) From(start kafka.Offset) error {
 		return fmt.Errorf("%w: the slices end at offset %d, the log at %d", ErrInconsistent, t.Hot[n-1].Last+1, t.State.NextOffset)
 	}
 	return nil
+}
+
+// drop drops the slices that lie wholly below off.
+func (t *Tail) drop(off kafka.Offset) {
+	n := 0
+	for n < len(t.Hot) && t.Hot[n].Last < off {
+		n++
+	}
+	t.Hot = t.Hot[n:]
 }
 
 func (r *Recovery) tail(s kafka.Slot, tp kafka.TopicPartition) *Tail {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures three Varve brokers on S3 and DynamoDB (versitygw and DynamoDB Local, on this machine) and three Apache Kafka nodes, one cluster after the other.
 
-    bench/cluster.py [--only NAME ...] [--rounds N] [--kafka-rounds N] [--partitions N] [--seconds S] [--delay MS]
+    bench/cluster.py [--only NAME ...] [--rounds N] [--kafka-rounds N] [--partitions N] [--seconds S] [--delay MS] [--logs DIR]
 
     kill      kill -9 of an owner: the longest that a record waits for its acknowledgement      Varve about 6 s a round, Kafka 35 s
     stop      SIGSTOP for longer than the session timeout                                       20 s a round, Kafka 40 s
@@ -14,7 +14,7 @@
 
 The client is loadgen (franz-go); its settings are printed. Compare what is beside each other: all depends on the machine and on what else runs.
 """
-import argparse, json, os, re, signal, statistics, subprocess, sys, tempfile, time, traceback
+import argparse, datetime, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time, traceback
 
 from run import HERE, ROOT, rows, rss, show
 from sides import BROKERS, VARVE, Kafka, Varve
@@ -40,7 +40,7 @@ class Load:
     """Idempotent produce at a steady rate to all partitions, until it is ended."""
 
     def __init__(self, side, topic, a):
-        self.side, self.topic, self.harms = side, topic, []
+        self.side, self.topic, self.harms, self.logs = side, topic, [], a.logs
         self.log = tempfile.mktemp(prefix="varve-acked-", dir=os.path.join(ROOT, ".tools"))
         args = dict(topic=topic, partitions=a.partitions, replication=3, log=self.log, seconds=3600, timeout="2h", rate=a.record_rate, keys=8 * a.partitions, record_bytes=256, **CLIENT)
         self.proc = subprocess.Popen([LOADGEN, "survive", "--bootstrap", side.boot, *flags(args)], stdout=subprocess.PIPE, text=True)
@@ -77,9 +77,21 @@ class Load:
             if what == "nothing":
                 calm += ws
             waits.setdefault(what, []).append(max(ws, default=0))
+        if self.logs:
+            self.keep(each)
         os.remove(self.log)
         bad = {k: read.get(k) for k in ("lost", "duplicated", "reordered", "corrupted", "moved") if read.get(k)}
         return {"waits": waits, "p50": quantile(calm, 0.5), "p99": quantile(calm, 0.99), "failed": out["failed"], "errors": out.get("error_kinds"), "acked": out["acked"], "bad": bad}
+
+    def keep(self, waits):
+        """Keeps what the brokers said, and when which harm was done that had waits of so many seconds."""
+        to = os.path.join(self.logs, self.side.name)
+        os.makedirs(to, exist_ok=True)
+        for path in self.side.logs():
+            shutil.copy(path, to)
+        with open(os.path.join(to, "harms.txt"), "w") as f:
+            for (what, begin, _), ws in zip(self.harms, waits):
+                print(datetime.datetime.fromtimestamp(begin).isoformat(timespec="milliseconds"), f"{max(ws, default=0):.2f} s", what, file=f)
 
 
 def quantile(xs, q):
@@ -342,6 +354,7 @@ def main():
     p.add_argument("--record-rate", type=int, default=2000, help="records a second while harm is done (2000)")
     p.add_argument("--seconds", type=int, default=15, help="of a measurement (15)")
     p.add_argument("--delay", type=int, default=25, help="of S3's answers, in ms (25)")
+    p.add_argument("--logs", help="a folder to keep the brokers' logs in, and each harm's time and longest wait")
     a = p.parse_args()
     for unknown in set(a.only) - {*HARMS, *SECTIONS}:
         p.error(f"no section {unknown}")

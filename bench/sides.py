@@ -1,5 +1,5 @@
 """The two clusters that bench/cluster.py compares: three Varve brokers on versitygw and DynamoDB Local, and three Apache Kafka nodes."""
-import json, os, re, shutil, signal, socket, subprocess, tempfile, time, urllib.request
+import glob, json, os, re, shutil, signal, socket, subprocess, tempfile, time, urllib.request
 
 from run import ENV, HERE, ROOT, free_port
 
@@ -94,6 +94,9 @@ class Varve:
     def log(self, i):
         return os.path.join(self.dir, f"broker-{i}.log")
 
+    def logs(self):
+        return [self.log(i) for i in self.ports]
+
     def cli(self, *args):
         return subprocess.run([VARVE, *args, *self.place(), "--data", os.path.join(self.dir, "disk")], env=self.env, check=True, capture_output=True, text=True, timeout=120).stdout
 
@@ -184,6 +187,9 @@ class Kafka:
 
     def tool(self, name, *args, check=True):
         return self.peer(name, "--bootstrap-server", self.boot, *args, check=check)
+
+    def logs(self):
+        return glob.glob(os.path.join(ENV["KAFKA_PEER_HOME"], "run", "*.log"))
 
     def pid(self, i):
         return int(open(os.path.join(ENV["KAFKA_PEER_HOME"], "run", f"c{i}.pid")).read())

@@ -61,7 +61,7 @@ func (b *Broker) tail(tp kafka.TopicPartition) int64 {
 // followStarts raises the starts of this broker's logs when a job has raised
 // them in the catalogue.
 func (b *Broker) followStarts(ctx context.Context) error {
-	seen := make(map[kafka.Slot]int64) // by slot, the change up to which its starts are known
+	seen := make(map[kafka.Slot]int64) // by slot, the change up to which its starts were read since it was opened
 	for {
 		changed := b.catalog.Changed()
 		retry := (<-chan time.Time)(nil)
@@ -87,9 +87,10 @@ func (b *Broker) followStarts(ctx context.Context) error {
 func (b *Broker) readStarts(ctx context.Context, seen map[kafka.Slot]int64) (whole bool, err error) {
 	topics := b.catalog.Topics()
 	whole = true
-	for _, s := range b.ownedSlots() {
+	manager := b.manager.Load()
+	for _, s := range manager.Owned() {
 		raised := topics.StartsRaised(s.Slot)
-		if at, ok := seen[s.Slot]; ok && at >= raised {
+		if max(seen[s.Slot], manager.StartsRead(s.Slot)) >= raised {
 			continue
 		}
 		starts, err := b.catalog.LogStarts(ctx, s.Slot)

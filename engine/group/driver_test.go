@@ -41,7 +41,7 @@ func newWorld(t *testing.T) *world {
 	var err error
 	w.mine, err = cat.StartSession(t.Context(), 1, "h:1", "")
 	w.check(err)
-	slots, err := cat.TakeSlots(t.Context(), w.mine, nil, []catalog.Slot{{Epoch: -1, Spans: []catalog.Span{{Session: w.mine.ID, To: -1}}}})
+	slots, err := cat.TakeSlots(t.Context(), w.mine, nil, []catalog.Slot{{Epoch: -1, Spans: []catalog.Span{{Session: w.mine.ID, To: -1}}}}, nil)
 	w.check(err)
 	w.slot = slots[0]
 	w.topic, err = cat.CreateTopic(t.Context(), catalog.Topic{Name: "t", Partitions: 4, ReplicationFactor: 1})
@@ -67,7 +67,7 @@ func (w *world) takeOver() {
 	w.check(err)
 	slots, err := cat.Slots(ctx)
 	w.check(err)
-	slots, err = cat.TakeSlots(ctx, w.mine, map[catalog.SessionID]catalog.Session{s.ID: s}, slots[:1])
+	slots, err = cat.TakeSlots(ctx, w.mine, map[catalog.SessionID]catalog.Session{s.ID: s}, slots[:1], nil)
 	w.check(err)
 	w.slot = slots[0]
 }

@@ -25,6 +25,7 @@ type Cluster struct {
 	Brokers []Broker // by id
 	live    []catalog.SessionID
 	leaving []catalog.SessionID
+	staying []catalog.SessionID // of each broker the newest session, unless it leaves
 	owners  []catalog.Owner
 	targets []catalog.SessionID // nil: nobody lives
 	nodes   []Node
@@ -38,8 +39,11 @@ func NewCluster(m *catalog.Members, slots int) *Cluster {
 	c.pins = placement.Pins
 	for _, s := range m.Live() {
 		c.live = append(c.live, s.ID)
+		c.staying = slices.DeleteFunc(c.staying, func(older catalog.SessionID) bool { return older.Broker == s.ID.Broker })
 		if s.Leaving {
 			c.leaving = append(c.leaving, s.ID)
+		} else {
+			c.staying = append(c.staying, s.ID)
 		}
 		c.nodes = append(c.nodes, Node{s.ID, s.Rack, s.Leaving || slices.Contains(placement.Drained, s.ID.Broker)})
 		if b, ok := brokerOf(s); ok {
@@ -96,6 +100,18 @@ func (c *Cluster) Lives(id catalog.SessionID) bool { return slices.Contains(c.li
 
 // Leaves tells whether a live session has announced that it will end.
 func (c *Cluster) Leaves(id catalog.SessionID) bool { return slices.Contains(c.leaving, id) }
+
+// Heir returns the session that ends another, and takes its slots for all that should have them: the one before it
+// on the ring, which watches it, but for those that leave or are in except, of a broker's sessions the
+// newest; false: there is none.
+func (c *Cluster) Heir(of catalog.SessionID, except ...catalog.SessionID) (catalog.SessionID, bool) {
+	others := slices.DeleteFunc(slices.Clone(c.staying), func(id catalog.SessionID) bool { return id == of || slices.Contains(except, id) })
+	if len(others) == 0 {
+		return catalog.SessionID{}, false
+	}
+	behind := after(others, of, len(others))
+	return behind[len(behind)-1], true
+}
 
 // Slots returns the number of slots.
 func (c *Cluster) Slots() int { return len(c.owners) }

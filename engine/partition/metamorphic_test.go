@@ -57,7 +57,7 @@ func newStack(t *testing.T, ram int64) *stack {
 	s := &stack{t: t, store: memstore.New(), catalog: catalog.New(memmeta.New())}
 	session, err := s.catalog.StartSession(ctx, 1, "here:9092", "")
 	check0(t, err)
-	slots, err := s.catalog.TakeSlots(ctx, session, nil, []catalog.Slot{{Slot: 0, Epoch: -1}})
+	slots, err := s.catalog.TakeSlots(ctx, session, nil, []catalog.Slot{{Slot: 0, Epoch: -1}}, nil)
 	check0(t, err)
 	s.slot = slots[0]
 	s.topic, err = s.catalog.CreateTopic(ctx, catalog.Topic{Name: "t", ID: testTP.Topic, Partitions: 4, ReplicationFactor: 1})

@@ -11,7 +11,7 @@ const (
 	// arriveTimeout is how long a request waits for a slot that is on its way: longer than a
 	// hand-over takes, and shorter than clients mind.
 	arriveTimeout = 500 * time.Millisecond
-	lookPause     = 20 * time.Millisecond // between two reads of the feed for what is on its way
+	lookPause     = 40 * time.Millisecond // between two reads of the feed for what is on its way
 	expectLimit   = 5 * time.Second       // for which it is read so often
 )
 

@@ -336,13 +336,135 @@ func TestTakeWhatIsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, attempt := range []struct{ from, to, want int }{{2, 3, 1}, {1, 4, 2}, {0, 12, 9}, {0, 12, 0}} {
-			got, err := m.take(ctx, slices.Clone(before[attempt.from:attempt.to]), sessions)
+			got, err := m.take(ctx, slices.Clone(before[attempt.from:attempt.to]), sessions, nil)
 			if err != nil || len(got) != attempt.want {
 				t.Errorf("%v: %d slots taken: %v", attempt, len(got), err)
 			}
 		}
 		r.start(3) // it ends who doesn't run
 	})
+}
+
+// TestHeirTakesForAll: behind an end the feed grows by three changes, however many take slots: fenced,
+// sealed, and one that gives the slots to all. Where the heir does nothing, others take their own.
+func TestHeirTakesForAll(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		a, b, c := r.start(1), r.start(2), r.start(3)
+		r.until("a third each", 10*time.Second, holding(map[*node]int{a: 4, b: 4, c: 4}))
+		time.Sleep(3 * time.Second)
+		applied := func() int64 {
+			if err := r.admin.Refresh(ctx); err != nil {
+				t.Fatal(err)
+			}
+			return r.admin.Applied()
+		}
+		before := applied()
+		c.kill()
+		r.until("half each", 10*time.Second, holding(map[*node]int{a: 6, b: 6}))
+		if n := applied() - before; n != 3 {
+			t.Errorf("%d changes behind a kill, want 3", n)
+		}
+
+		o := a.opts
+		o.Broker, o.Addr, o.Catalog, o.Store, o.View, o.Follows = 5, "b5:9092", r.admin, r.store, &member.View{Catalog: r.admin, Slots: slots}, nil
+		idle, err := Begin(ctx, o) // it does not run, so it takes nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := r.start(6)
+		r.until("as many as go to who runs", 10*time.Second, func() bool { return d.held() == 3 })
+		gone := d.m.Load()
+		d.kill()
+		if err := endSession(ctx, &o, gone.session.ID, originOf(idle.session)); err != nil {
+			t.Fatal(err)
+		}
+		if heir, ok := a.m.Load().o.View.Now().Heir(gone.session.ID); ok && heir != idle.session.ID {
+			t.Fatalf("%v is the heir", heir)
+		}
+		if err := r.admin.AlterPlacement(ctx, func(p *catalog.Placement) {
+			p.Pins = make(map[kafka.Slot]int32)
+			for s := range kafka.Slot(slots) {
+				p.Pins[s] = 1
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.until("all, though the heir does nothing", 4*time.Second, holding(map[*node]int{a: slots}))
+	})
+}
+
+// TestRaisedWhileTaken: a job raises a log's start behind the read of what an ended session has
+// left, before the slot is open again. The records below it have gone by then.
+func TestRaisedWhileTaken(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		a := r.start(1)
+		r.until("all", 10*time.Second, holding(map[*node]int{a: slots}))
+		time.Sleep(time.Second)
+		a.kill()
+		o := a.opts
+		o.Broker, o.Catalog, o.Store, o.View, o.Logs, o.Follows = 2, r.admin, r.store, &member.View{Catalog: r.admin, Slots: slots}, partition.NewSet(), nil
+		m, err := Begin(ctx, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := endSession(ctx, &o, a.m.Load().session.ID, originOf(m.session)); err != nil {
+			t.Fatal(err)
+		}
+		tp := kafka.TopicPartition{Topic: r.topic.ID, Partition: 0}
+		slot := kafka.PartitionSlot(r.topic.Name, 0, slots)
+		before, sessions, err := m.readEnded(ctx, []kafka.Slot{slot})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := m.readLeft(ctx, before, sessions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := l.tails[tp].State.NextOffset - 1
+		lease, err := r.admin.AcquireLease(ctx, "retention", "test", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.admin.RaiseLogStarts(ctx, lease, []catalog.LogStart{{Slot: slot, TP: tp, Topic: r.topic.Name, Offset: start}}); err != nil {
+			t.Fatal(err)
+		}
+		taken, err := m.take(ctx, before, sessions, nil)
+		if err != nil || len(taken) != 1 {
+			t.Fatal(taken, err)
+		}
+		if err := m.install(ctx, taken, l); err != nil {
+			t.Fatal(err)
+		}
+		log, _ := o.Logs.Get(tp)
+		if got := log.Offsets().LogStart; got != start {
+			t.Errorf("the log starts at %d, want %d", got, start)
+		}
+		if at := m.StartsRead(slot); at < r.admin.Topics().StartsRaised(slot) {
+			t.Errorf("starts are known up to change %d, raised at %d", at, r.admin.Topics().StartsRaised(slot))
+		}
+		r.forget(0, start)
+		r.start(3)
+	})
+}
+
+// TestPrepared: what was prepared is of use as long as a slot has changed hands but once since.
+func TestPrepared(t *testing.T) {
+	p := prepared{slots: map[kafka.Slot]catalog.Slot{1: {Epoch: 3}, 2: {Epoch: 0}}}
+	for _, c := range []struct {
+		want  bool
+		slots []catalog.Slot
+	}{
+		{true, []catalog.Slot{{Slot: 1, Epoch: 4}}},
+		{true, []catalog.Slot{{Slot: 1, Epoch: 4}, {Slot: 2, Epoch: 1}}},
+		{false, []catalog.Slot{{Slot: 1, Epoch: 5}}},
+		{false, []catalog.Slot{{Slot: 1, Epoch: 4}, {Slot: 3, Epoch: 1}}},
+	} {
+		if got := p.has(c.slots); got != c.want {
+			t.Errorf("%+v: %v", c.slots, got)
+		}
+	}
 }
 
 // TestHandedBackWhileSettled: a hand-over whose outcome is not known was applied, the target
@@ -384,11 +506,20 @@ func TestTakes(t *testing.T) {
 			all = append(all, catalog.Slot{Slot: kafka.Slot(i), Owner: catalog.SessionID{Broker: int32(i % c.owners)}})
 		}
 		var got []int
-		for _, b := range takes(all) {
+		for _, b := range takes(all, nil) {
 			got = append(got, len(b))
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%d slots of %d owners: batches of %d, want %d", c.slots, c.owners, got, c.want)
 		}
+	}
+	var all []catalog.Slot
+	to := make(map[kafka.Slot]catalog.SessionID)
+	for i := range 96 {
+		all = append(all, catalog.Slot{Slot: kafka.Slot(i)})
+		to[kafka.Slot(i)] = catalog.SessionID{Broker: 1 + int32(i)%10}
+	}
+	if b := takes(all, to); len(b) != 2 || len(b[0]) != takeBatch-11 {
+		t.Errorf("96 slots of one owner for ten: batches of %d, %d", len(b[0]), len(b[1]))
 	}
 }

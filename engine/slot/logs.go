@@ -42,14 +42,14 @@ func (m *Manager) Reconcile(context.Context) error {
 
 // hold makes slots this session's, and opens the logs of all their partitions
 // before anybody can see that they are held: so a checkpoint of a slot has all of it.
-func (m *Manager) hold(slots []catalog.Slot, tails tailsOf, starts map[kafka.TopicPartition]kafka.Offset) {
+func (m *Manager) hold(slots []catalog.Slot, l left) {
 	m.reconciling.Lock()
 	defer m.reconciling.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	opened := setOf(slots)
 	for _, s := range slots {
-		m.slots[s.Slot] = s
+		m.slots[s.Slot], m.startsAt[s.Slot] = s, l.change
 		if len(s.Spans) > 1 {
 			m.keeper.recovered.Store(true)
 		}
@@ -66,10 +66,10 @@ func (m *Manager) hold(slots []catalog.Slot, tails tailsOf, starts map[kafka.Top
 				cfg = &effective
 			}
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
-			if tails[tp] != nil && len(tails[tp].Hot) > 0 {
+			if l.tails[tp] != nil && len(l.tails[tp].Hot) > 0 {
 				m.unsettled = append(m.unsettled, tp)
 			}
-			logs = m.openLog(logs, tp, t.Name, *cfg, tails[tp], starts[tp])
+			logs = m.openLog(logs, tp, t.Name, *cfg, l.tails[tp], l.starts[tp])
 		}
 	}
 	m.set.Add(logs...)

@@ -38,8 +38,11 @@ type Manager struct {
 	renewed  atomic.Pointer[time.Time] // when the heartbeat was, last
 	done     chan struct{}             // closed when Run has ended
 
-	fenced map[catalog.SessionID]time.Time // own's: when sessions were first seen fenced
-	coming bool                            // own's: a live session holds a slot that should be this one's
+	suspected sightings // own's, as what follows
+	fenced    sightings // sessions that are fenced, and not sealed
+	orphaned  sightings // sessions that have ended, whose slots nobody has taken
+	coming    bool      // slots should be this session's that another holds, or takes for it
+	prepared  prepared
 
 	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it
 
@@ -48,6 +51,7 @@ type Manager struct {
 	moved     chan struct{}                                          // closed, and another put in its place, when slots come or go
 	slots     map[kafka.Slot]catalog.Slot                            // held, as last committed
 	stopped   map[kafka.Slot]catalog.Slot                            // on their way to another session
+	startsAt  map[kafka.Slot]int64                                   // the change up to which the log starts of slots were read
 	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
 }
 
@@ -68,7 +72,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		o: o, steps: steps, session: mine, set: o.Logs, suspects: make(chan []catalog.SessionID, 1), renew: make(chan struct{}, 1), done: make(chan struct{}), moved: make(chan struct{}),
-		slots: make(map[kafka.Slot]catalog.Slot), stopped: make(map[kafka.Slot]catalog.Slot),
+		slots: make(map[kafka.Slot]catalog.Slot), stopped: make(map[kafka.Slot]catalog.Slot), startsAt: make(map[kafka.Slot]int64),
 		topics: make(map[kafka.TopicPartition]*atomic.Pointer[config.Topic]),
 	}
 	m.now.Store(&mine)
@@ -89,7 +93,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 }
 
 // readLogStarts reads the log starts of slots, one query each, of those that
-// were owned before and have partitions.
+// have been owned and have partitions.
 func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
 	used := make(map[kafka.Slot]bool)
 	count := m.o.View.Now().Slots()
@@ -102,7 +106,7 @@ func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for i, s := range slots {
-		if s.Epoch == 0 || !used[s.Slot] {
+		if s.Epoch < 0 || !used[s.Slot] {
 			continue
 		}
 		g.Go(func() error {
@@ -137,6 +141,14 @@ func (m *Manager) Slot(s kafka.Slot) (catalog.Slot, bool) {
 	defer m.mu.Unlock()
 	slot, ok := m.slots[s]
 	return slot, ok
+}
+
+// StartsRead returns the change of the feed up to which the log starts of a slot that is held here were
+// read when it was opened.
+func (m *Manager) StartsRead(s kafka.Slot) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.startsAt[s]
 }
 
 // state returns a slot that is held here, or on its way from here.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/recovery"
@@ -43,9 +45,25 @@ func (m *Manager) own(ctx context.Context, stop <-chan struct{}) error {
 			m.lookAgain(lctx)
 			cancel()
 		case suspects := <-m.suspects:
-			m.end(ctx, suspects)
+			m.end(ctx, m.toEnd(suspects, time.Now()))
 		}
 	}
+}
+
+// toEnd returns the suspects that this session ends: those whose heir it is, and those that
+// have been suspected for a while.
+func (m *Manager) toEnd(suspects []catalog.SessionID, now time.Time) (mine []catalog.SessionID) {
+	c := m.o.View.Now()
+	for _, id := range suspects {
+		heir, ok := c.Heir(id, suspects...)
+		if !ok || heir == m.session.ID || m.suspected.since(id, now) >= m.o.Config().HeartbeatInterval/2 {
+			mine = append(mine, id)
+		} else {
+			m.coming = true // soon: its slots
+		}
+	}
+	m.suspected = m.suspected.see(suspects, now)
+	return mine
 }
 
 // end ends sessions that are suspected, or fenced already.
@@ -61,33 +79,14 @@ func (m *Manager) end(ctx context.Context, sessions []catalog.SessionID) {
 
 // turn does what there is to do now, by the newest snapshot of the members:
 // finish the end of sessions that somebody else has fenced, take slots that are
-// nobody's and should be mine, and open what is mine. wal.ErrFenced: this
-// session has been ended.
+// nobody's, and open what is mine. wal.ErrFenced: this session has been ended.
 func (m *Manager) turn(ctx context.Context) error {
 	if m.over() {
 		return wal.ErrFenced
 	}
 	m.finish(ctx)
 	begin, before := time.Now(), len(m.Owned())
-	c := m.o.View.Now()
-	var take, open []kafka.Slot
-	m.coming = false
-	for s := range kafka.Slot(c.Slots()) {
-		owner := c.Owner(s)
-		target, _ := c.Target(s)
-		switch _, here := m.state(s); {
-		case owner.Epoch >= 0 && owner.Session == m.session.ID:
-			if !here {
-				open = append(open, s)
-			}
-		case target == m.session.ID && m.ended(owner):
-			if !here { // else it is being given to a session that has ended meanwhile: once that is settled
-				take = append(take, s)
-			}
-		case target == m.session.ID && c.Lives(owner.Session):
-			m.coming = true
-		}
-	}
+	take, open, await := m.plan(begin)
 	if err := m.open(ctx, open); err != nil {
 		return err
 	}
@@ -98,7 +97,78 @@ func (m *Manager) turn(ctx context.Context) error {
 		m.o.Logger.Info("slots taken", "taken", len(take), "given", len(open), "held", len(m.Owned()), "before", before, "took", time.Since(begin))
 	}
 	m.keeper.look()
-	return nil
+	return m.prepare(ctx, await)
+}
+
+// plan returns the slots that this session should take now, with who should
+// have them, those that are its own and not open yet, and those that are taken for it.
+//
+// An ended session's slots are taken for all by its heir: several that take them beside each other wait for each
+// other in the change feed. Where it does not, each takes its own.
+func (m *Manager) plan(now time.Time) (take map[kafka.Slot]catalog.SessionID, open, await []kafka.Slot) {
+	c, mine := m.o.View.Now(), m.session.ID
+	take = make(map[kafka.Slot]catalog.SessionID)
+	m.coming = false
+	var orphaned []catalog.SessionID
+	for s := range kafka.Slot(c.Slots()) {
+		owner := c.Owner(s)
+		target, _ := c.Target(s)
+		_, here := m.state(s)
+		switch {
+		case owner.Epoch >= 0 && owner.Session == mine:
+			if !here {
+				open = append(open, s)
+			}
+		case here: // if it is nobody's, it is being given to a session that has ended meanwhile: once that is settled
+		case m.ended(owner) && m.claims(c, owner, target, now):
+			take[s] = target
+		case target == mine:
+			m.coming = true
+			if m.ended(owner) {
+				await = append(await, s)
+			}
+		}
+		if owner.Epoch >= 0 && m.ended(owner) {
+			orphaned = append(orphaned, owner.Session)
+		}
+	}
+	m.orphaned = m.orphaned.see(orphaned, now)
+	return take, open, await
+}
+
+// claims tells whether this session is who takes a slot, which is nobody's, for
+// who should have it: for itself also where the heir has not for a while, or where
+// it does not run yet, so that others leave it out.
+func (m *Manager) claims(c *member.Cluster, owner catalog.Owner, target catalog.SessionID, now time.Time) bool {
+	heir, ok := c.Heir(owner.Session)
+	switch {
+	case !c.Lives(target):
+		return false
+	case owner.Epoch >= 0 && ok && heir == m.session.ID:
+		return true
+	}
+	late := m.orphaned.since(owner.Session, now) >= m.o.Config().HeartbeatInterval
+	return target == m.session.ID && (owner.Epoch < 0 || !ok || late || m.renewed.Load() == nil)
+}
+
+// sightings tell since when sessions have been seen at each look.
+type sightings map[catalog.SessionID]time.Time
+
+// see returns the sightings with those that are seen now, and no others.
+func (s sightings) see(sessions []catalog.SessionID, now time.Time) sightings {
+	next := make(sightings, len(sessions))
+	for _, id := range sessions {
+		next[id] = now.Add(-s.since(id, now))
+	}
+	return next
+}
+
+// since returns for how long a session has been seen.
+func (s sightings) since(id catalog.SessionID, now time.Time) time.Duration {
+	if first, ok := s[id]; ok {
+		return now.Sub(first)
+	}
+	return 0
 }
 
 // over tells whether the session has been ended by somebody else.
@@ -117,115 +187,15 @@ func (m *Manager) ended(o catalog.Owner) bool {
 // who was at it may have gone.
 func (m *Manager) finish(ctx context.Context) {
 	now := time.Now()
-	fenced := make(map[catalog.SessionID]time.Time)
-	var late []catalog.SessionID
+	var fenced, late []catalog.SessionID
 	for _, s := range m.o.Catalog.Members().Fenced() {
-		since, ok := m.fenced[s.ID]
-		if !ok {
-			since = now
-		}
-		fenced[s.ID] = since
-		if now.Sub(since) >= 2*m.o.Config().HeartbeatInterval {
+		fenced = append(fenced, s.ID)
+		if m.fenced.since(s.ID, now) >= 2*m.o.Config().HeartbeatInterval {
 			late = append(late, s.ID)
 		}
 	}
-	m.fenced = fenced
+	m.fenced = m.fenced.see(fenced, now)
 	m.end(ctx, late)
-}
-
-// takeAll takes slots of ended sessions, and opens all together: their partitions
-// lie in the same WAL objects, which are read once. What an ended session has left does not
-// change any more, so it is read while the commits are under way.
-func (m *Manager) takeAll(ctx context.Context, slots []kafka.Slot) error {
-	if len(slots) == 0 {
-		return nil
-	}
-	before, sessions, err := m.read(ctx, slots)
-	if err != nil {
-		return err
-	}
-	before = slices.DeleteFunc(before, func(s catalog.Slot) bool {
-		return s.Epoch >= 0 && sessions[s.Owner].State != catalog.Sealed
-	})
-	var tails tailsOf
-	ectx, cancel := context.WithCancel(ctx)
-	early := new(errgroup.Group)
-	early.Go(func() (err error) {
-		tails, err = m.readTails(ectx, before, sessions)
-		return err
-	})
-	defer func() {
-		cancel()
-		_ = early.Wait() // nobody needs it any more
-	}()
-	var taken []catalog.Slot
-	for _, batch := range takes(before) {
-		next, takeErr := m.take(ctx, batch, sessions)
-		taken = append(taken, next...)
-		if err = takeErr; err != nil {
-			break
-		}
-	}
-	return errors.Join(err, m.install(ctx, taken, func(ctx context.Context) (tailsOf, error) {
-		if early.Wait() == nil {
-			return tails, nil
-		}
-		return m.readTails(ctx, taken, sessions) // of those that others took they may have trimmed the WAL
-	}))
-}
-
-// takes divides slots into those that one commit takes: it also checks that each
-// of their former owners has ended.
-func takes(slots []catalog.Slot) (batches [][]catalog.Slot) {
-	var batch []catalog.Slot
-	owners := make(map[catalog.SessionID]bool)
-	for _, s := range slots {
-		owners[s.Owner] = true
-		if len(batch) > 0 && len(batch)+1+len(owners) > takeBatch {
-			batches, batch = append(batches, batch), nil
-			clear(owners)
-			owners[s.Owner] = true
-		}
-		batch = append(batch, s)
-	}
-	return append(batches, batch)
-}
-
-// take takes slots of ended sessions, but for those that others were faster to
-// take: who held more a moment ago may have counted differently.
-func (m *Manager) take(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) ([]catalog.Slot, error) {
-	from := m.wal.Position().Next
-	for len(slots) > 0 {
-		next := slices.Clone(slots)
-		for i, s := range slots {
-			next[i].Spans = append(closeSpans(s.Spans, sessions), catalog.Span{Session: m.session.ID, From: from, To: -1})
-		}
-		taken, err := m.o.Catalog.TakeSlots(ctx, m.mine(), sessions, next)
-		if !errors.Is(err, catalog.ErrFenced) {
-			return taken, err
-		}
-		left, err := m.stillSo(ctx, slots)
-		if err != nil || len(left) == len(slots) { // then it is this session that is fenced
-			return nil, err
-		}
-		slots = left
-	}
-	return nil, nil
-}
-
-// stillSo returns those of the slots that nobody has written since they were read.
-func (m *Manager) stillSo(ctx context.Context, slots []catalog.Slot) ([]catalog.Slot, error) {
-	now, err := m.readSlots(ctx, numbers(slots))
-	if err != nil {
-		return nil, err
-	}
-	var left []catalog.Slot
-	for i, s := range slots {
-		if now[i].SameAs(s) {
-			left = append(left, s)
-		}
-	}
-	return left, nil
 }
 
 // open opens slots that the catalogue says are mine: handed over to me, or
@@ -239,7 +209,19 @@ func (m *Manager) open(ctx context.Context, slots []kafka.Slot) error {
 		return err
 	}
 	now = slices.DeleteFunc(now, func(s catalog.Slot) bool { return s.Epoch < 0 || s.Owner != m.session.ID })
-	return m.install(ctx, now, func(ctx context.Context) (tailsOf, error) { return m.readTails(ctx, now, sessions) })
+	if len(now) == 0 {
+		return nil
+	}
+	before := m.prepared
+	m.prepared = prepared{}
+	if before.has(now) {
+		return m.install(ctx, now, before.left)
+	}
+	l, err := m.readLeft(ctx, now, sessions)
+	if err != nil {
+		return err
+	}
+	return m.install(ctx, now, l)
 }
 
 // errStale means that a slot was read before it ceased to name a session that
@@ -317,46 +299,51 @@ func (m *Manager) readSlots(ctx context.Context, slots []kafka.Slot) ([]catalog.
 	return items, g.Wait()
 }
 
-// tailsOf is what former owners have left of partitions.
-type tailsOf map[kafka.TopicPartition]*recovery.Tail
-
-// readTails reads what former owners have left of the partitions of slots.
-// The snapshot of the topics is at least as new as the slots' change of owner, or the end of their owner, so it has
-// every topic that somebody else has served.
-func (m *Manager) readTails(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (tailsOf, error) {
-	return recovery.Read(ctx, patientStore{m.o.Store, m.steps}, m.o.Catalog, replayed(slots, m.session.ID), sessions)
+// left is what former owners have left of the partitions of slots.
+type left struct {
+	tails  map[kafka.TopicPartition]*recovery.Tail
+	starts map[kafka.TopicPartition]kafka.Offset // those of logs that do not start at 0
+	change int64                                 // of the feed, up to which starts are known
 }
 
-// install opens the logs of slots that are mine, with the tails that were read. Until they were mine
-// their log starts could be raised, so these are read now.
-func (m *Manager) install(ctx context.Context, slots []catalog.Slot, read func(ctx context.Context) (tailsOf, error)) error {
-	if len(slots) == 0 {
-		return nil
-	}
-	var tails tailsOf
-	var starts map[kafka.TopicPartition]kafka.Offset
-	g, gctx := errgroup.WithContext(ctx)
+// readLeft reads what former owners, which have ended or handed the slots over, have left.
+// The snapshot of the topics is at least as new as the slots' change of owner, or the end of their owner, so it has
+// every topic that somebody else has served.
+func (m *Manager) readLeft(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session) (l left, err error) {
+	l.change = m.o.Catalog.Applied()
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		tails, err = read(gctx)
+		l.tails, err = recovery.Read(ctx, patientStore{m.o.Store, m.steps}, m.o.Catalog, replayed(slots, m.session.ID), sessions)
 		return err
 	})
 	g.Go(func() (err error) {
-		starts, err = m.readLogStarts(gctx, slots)
+		l.starts, err = m.readLogStarts(ctx, slots)
 		return err
 	})
-	if err := g.Wait(); err != nil {
+	return l, g.Wait()
+}
+
+// install opens the logs of slots that are mine, with what was left of them.
+// Log starts that jobs have raised since that was read are read again.
+func (m *Manager) install(ctx context.Context, slots []catalog.Slot, l left) error {
+	change, topics := m.o.Catalog.Applied(), m.o.Catalog.Topics()
+	raised := slices.DeleteFunc(slices.Clone(slots), func(s catalog.Slot) bool { return topics.StartsRaised(s.Slot) <= l.change })
+	starts, err := m.readLogStarts(ctx, raised)
+	if err != nil {
 		return err
 	}
+	maps.Copy(l.starts, starts)
+	l.change = change
 	mine := setOf(slots)
-	for tp, t := range tails {
+	for tp, t := range l.tails {
 		if !mine[t.State.Slot] {
 			continue
 		}
-		if err := t.From(starts[tp]); err != nil {
+		if err := t.From(l.starts[tp]); err != nil {
 			return fmt.Errorf("recover %s: %w", tp, err)
 		}
 	}
-	m.hold(slots, tails, starts)
+	m.hold(slots, l)
 	return nil
 }
 

@@ -10,7 +10,7 @@
 // object goes only after the slot items that named it no longer do.
 //
 //	Begin ─▶ fence, seal, record own predecessors ─▶ new session ─▶ turn
-//	turn  ─▶ finish what others have fenced ─▶ take what is nobody's and should be mine ─▶ recover, open what is mine
+//	turn  ─▶ finish what others have fenced ─▶ take what is nobody's, as its heir for all ─▶ recover, open what is mine
 //	Run   ─▶ WAL writer │ beat: renew, watch, suspect │ owner: fence, turn │ keeper: seal segments → checkpoint → commit
 //	         slots → trim; hand over │ follow: open and close logs as topics come and go │ spread: balance by load
 //	Leave ─▶ hand over ─▶ flush ─▶ checkpoint ─▶ own seal ─▶ record
@@ -84,7 +84,7 @@ const (
 	callTimeout  = 30 * time.Second
 	parallel     = 32          // reads of the catalogue at a time
 	moveBatch    = 40          // slots in one hand-over, during which they wait
-	takeBatch    = 97          // slots and their former owners in one take, which writes two more items
+	takeBatch    = 97          // slots, their former owners and their new ones in one take, which has two more items
 	hastyFor     = time.Second // in which the WAL's interval is short behind a change of owner
 	fewSlots     = 8           // slots that are read one by one
 	commitBatch  = 90          // slots in one checkpoint commit

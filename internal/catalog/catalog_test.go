@@ -60,7 +60,7 @@ func same(t *testing.T, want, got any) {
 func owner(t *testing.T, c *catalog.Catalog, broker int32) (catalog.Session, catalog.Slot) {
 	t.Helper()
 	s := must[catalog.Session](t)(c.StartSession(t.Context(), broker, "host:1", "rack"))
-	slots := must[[]catalog.Slot](t)(c.TakeSlots(t.Context(), s, nil, []catalog.Slot{{Epoch: -1, Spans: []catalog.Span{{Session: s.ID, To: -1}}}}))
+	slots := must[[]catalog.Slot](t)(c.TakeSlots(t.Context(), s, nil, []catalog.Slot{{Epoch: -1, Spans: []catalog.Span{{Session: s.ID, To: -1}}}}, nil))
 	return s, slots[0]
 }
 
@@ -71,7 +71,7 @@ func takeOver(t *testing.T, c *catalog.Catalog, s catalog.Session, slot catalog.
 	s = must[catalog.Session](t)(c.RecordSeal(t.Context(), s, 7))
 	next := must[catalog.Session](t)(c.StartSession(t.Context(), s.ID.Broker+1, "", ""))
 	slot = must[[]catalog.Slot](t)(c.Slots(t.Context()))[slot.Slot]
-	taken := must[[]catalog.Slot](t)(c.TakeSlots(t.Context(), next, map[catalog.SessionID]catalog.Session{s.ID: s}, []catalog.Slot{slot}))
+	taken := must[[]catalog.Slot](t)(c.TakeSlots(t.Context(), next, map[catalog.SessionID]catalog.Session{s.ID: s}, []catalog.Slot{slot}, nil))
 	return next, taken[0]
 }
 
@@ -141,9 +141,9 @@ func TestSlots(t *testing.T) {
 		t.Fatalf("%+v", slot)
 	}
 	other := must[catalog.Session](t)(c.StartSession(t.Context(), 2, "", ""))
-	_, err := c.TakeSlots(t.Context(), other, nil, []catalog.Slot{slot})
+	_, err := c.TakeSlots(t.Context(), other, nil, []catalog.Slot{slot}, nil)
 	wantErr(t, err, catalog.ErrFenced)
-	_, err = c.TakeSlots(t.Context(), other, map[catalog.SessionID]catalog.Session{mine.ID: mine}, []catalog.Slot{slot})
+	_, err = c.TakeSlots(t.Context(), other, map[catalog.SessionID]catalog.Session{mine.ID: mine}, []catalog.Slot{slot}, nil)
 	wantErr(t, err, catalog.ErrFenced) // not sealed
 
 	// A trim in between is no obstacle to a checkpoint.
@@ -165,6 +165,37 @@ func TestSlots(t *testing.T) {
 	wantErr(t, err, catalog.ErrFenced)
 }
 
+// TestTakeForOthers: a commit gives slots to several, all of which live, and takes none of one that does.
+func TestTakeForOthers(t *testing.T) {
+	ctx, c := t.Context(), catalog.New(memmeta.New())
+	gone, slot := owner(t, c, 1)
+	mine := must[catalog.Session](t)(c.StartSession(ctx, 2, "", ""))
+	other := must[catalog.Session](t)(c.StartSession(ctx, 3, "", ""))
+	late := must[catalog.Session](t)(c.StartSession(ctx, 4, "", ""))
+	gone = must[catalog.Session](t)(c.RecordSeal(ctx, must[catalog.Session](t)(c.FenceSession(ctx, gone)), 7))
+	ended := map[catalog.SessionID]catalog.Session{gone.ID: gone}
+	slots := []catalog.Slot{slot, {Slot: 1, Epoch: -1}}
+
+	must[catalog.Session](t)(c.FenceSession(ctx, late))
+	_, err := c.TakeSlots(ctx, mine, ended, slots, map[kafka.Slot]catalog.Session{1: late}) // read before it was fenced
+	wantErr(t, err, catalog.ErrFenced)
+	_, err = c.TakeSlots(ctx, mine, ended, slots, map[kafka.Slot]catalog.Session{1: gone})
+	wantErr(t, err, catalog.ErrFenced)
+
+	must[catalog.Session](t)(c.SetTrim(ctx, other, 3)) // no obstacle
+	taken := must[[]catalog.Slot](t)(c.TakeSlots(ctx, mine, ended, slots, map[kafka.Slot]catalog.Session{0: other}))
+	if taken[0].Owner != other.ID || taken[0].Epoch != 1 || taken[1].Owner != mine.ID || taken[1].Epoch != 0 {
+		t.Fatalf("%+v", taken)
+	}
+	same(t, taken, must[[]catalog.Slot](t)(c.Slots(ctx)))
+	if o := c.Members().Owner(0); o.Session != other.ID || o.Epoch != 1 {
+		t.Fatalf("the feed tells %+v", o)
+	}
+	// Who should have a slot is live, which does not make it an owner that has ended.
+	_, err = c.TakeSlots(ctx, mine, ended, []catalog.Slot{taken[1], taken[0]}, map[kafka.Slot]catalog.Session{1: other})
+	wantErr(t, err, catalog.ErrFenced)
+}
+
 func TestLogStart(t *testing.T) {
 	store := memmeta.New()
 	c := catalog.New(store)
@@ -175,8 +206,10 @@ func TestLogStart(t *testing.T) {
 		ok(t, c.SetLogStart(t.Context(), slot, tp, off))
 	}
 	same(t, map[kafka.TopicPartition]kafka.Offset{tp: 9}, must[map[kafka.TopicPartition]kafka.Offset](t)(c.LogStarts(t.Context(), slot.Slot)))
+	must[catalog.Session](t)(c.FenceSession(t.Context(), mine))
+	wantErr(t, c.SetLogStart(t.Context(), slot, tp, 10), catalog.ErrFenced) // who takes the slot reads it from now on
 	_, taken := takeOver(t, c, mine, slot)
-	wantErr(t, c.SetLogStart(t.Context(), slot, tp, 10), catalog.ErrFenced) // the new owner has read it
+	wantErr(t, c.SetLogStart(t.Context(), slot, tp, 10), catalog.ErrFenced)
 	slot = taken
 	ok(t, catalog.New(store).DeleteTopic(t.Context(), "t", kafka.TopicID{}))
 	wantErr(t, c.SetLogStart(t.Context(), slot, tp, 10), catalog.ErrNotFound)

@@ -154,7 +154,7 @@ var steps = map[string]struct {
 			if w.mine, err = w.c.StartSession(ctx, 1, "", ""); err != nil {
 				return err
 			}
-			slots, err := w.c.TakeSlots(ctx, w.mine, map[catalog.SessionID]catalog.Session{old.ID: old}, []catalog.Slot{w.slot, {Slot: 1, Epoch: -1}})
+			slots, err := w.c.TakeSlots(ctx, w.mine, map[catalog.SessionID]catalog.Session{old.ID: old}, []catalog.Slot{w.slot, {Slot: 1, Epoch: -1}}, nil)
 			if err == nil {
 				w.slot = slots[0]
 			}

@@ -108,24 +108,36 @@ func (c *Catalog) slot(ctx context.Context, n kafka.Slot) (Slot, error) {
 	return slotOf(item)
 }
 
-// TakeSlots makes mine the owner of the slots, each with its epoch raised by
-// one and the spans and checkpoints that it is given with. The commit checks
-// that mine is live and that every former owner in ended is sealed. Slots and
-// former owners: 97 at most. ErrFenced: a condition was false.
-func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[SessionID]Session, slots []Slot) ([]Slot, error) {
+// TakeSlots makes sessions the owners of slots whose own have ended, each with its epoch raised by
+// one and the spans and checkpoints that it is given with: those in to, and mine of
+// all others. The commit checks that they are live and that every former owner in ended is sealed. Slots,
+// former owners and owners besides mine: 97 at most. ErrFenced: a condition was false.
+func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[SessionID]Session, slots []Slot, to map[kafka.Slot]Session) ([]Slot, error) {
 	guards := []Session{mine}
-	checked := make(map[SessionID]bool)
-	for _, s := range slots {
-		if s.Epoch >= 0 && !checked[s.Owner] {
-			owner, ok := ended[s.Owner]
-			if !ok || owner.State != Sealed {
-				return nil, fmt.Errorf("take slot %d: its owner is not sealed: %w", s.Slot, ErrFenced)
-			}
-			checked[s.Owner] = true
+	live, sealed := map[SessionID]bool{mine.ID: true}, make(map[SessionID]bool)
+	owners := make([]SessionID, len(slots))
+	for i, s := range slots {
+		owner, others := to[s.Slot]
+		if !others {
+			owner = mine
+		}
+		if owner.State != Live {
+			return nil, fmt.Errorf("take slot %d: who should have it is %s: %w", s.Slot, owner.State, ErrFenced)
+		}
+		if owners[i] = owner.ID; !live[owner.ID] {
+			live[owner.ID] = true
 			guards = append(guards, owner)
 		}
+		if s.Epoch >= 0 && !sealed[s.Owner] {
+			before, ok := ended[s.Owner]
+			if !ok || before.State != Sealed {
+				return nil, fmt.Errorf("take slot %d: its owner is not sealed: %w", s.Slot, ErrFenced)
+			}
+			sealed[s.Owner] = true
+			guards = append(guards, before)
+		}
 	}
-	next, err := c.moveSlots(ctx, guards, mine.ID, slots)
+	next, err := c.moveSlots(ctx, guards, slots, owners...)
 	if err != nil {
 		return nil, fmt.Errorf("take %d slots: %w", len(slots), err)
 	}
@@ -140,7 +152,7 @@ func (c *Catalog) HandOver(ctx context.Context, mine, target Session, slots []Sl
 	if target.State != Live {
 		return nil, fmt.Errorf("hand over %d slots: session %d/%d is %s: %w", len(slots), target.ID.Broker, target.ID.Epoch, target.State, ErrFenced)
 	}
-	next, err := c.moveSlots(ctx, []Session{mine, target}, target.ID, slots)
+	next, err := c.moveSlots(ctx, []Session{mine, target}, slots, target.ID)
 	if err != nil {
 		return nil, fmt.Errorf("hand over %d slots: %w", len(slots), err)
 	}
@@ -150,19 +162,19 @@ func (c *Catalog) HandOver(ctx context.Context, mine, target Session, slots []Sl
 // KeepSlots raises the epoch of mine's slots, which ends what anybody may have
 // on its way to them. At most 40 slots. ErrFenced: a condition was false.
 func (c *Catalog) KeepSlots(ctx context.Context, mine Session, slots []Slot) ([]Slot, error) {
-	next, err := c.moveSlots(ctx, []Session{mine}, mine.ID, slots)
+	next, err := c.moveSlots(ctx, []Session{mine}, slots, mine.ID)
 	if err != nil {
 		return nil, fmt.Errorf("keep %d slots: %w", len(slots), err)
 	}
 	return next, nil
 }
 
-// moveSlots writes the slots with a new owner and the next epoch, and tells it
-// in the change feed.
-func (c *Catalog) moveSlots(ctx context.Context, guards []Session, owner SessionID, slots []Slot) ([]Slot, error) {
+// moveSlots writes the slots with new owners, one each or one for all, and the next epoch,
+// and tells it in the change feed.
+func (c *Catalog) moveSlots(ctx context.Context, guards []Session, slots []Slot, owners ...SessionID) ([]Slot, error) {
 	next := slices.Clone(slots)
 	for i := range next {
-		next[i].Epoch, next[i].Owner = next[i].Epoch+1, owner
+		next[i].Epoch, next[i].Owner = next[i].Epoch+1, owners[i%len(owners)]
 	}
 	e := entry{kind: changeSlots, value: jsonText(ownerChanges(next))}
 	if err := c.writeSlots(ctx, guards, next, &e); err != nil {
@@ -277,7 +289,7 @@ func (c *Catalog) LogStarts(ctx context.Context, slot kafka.Slot) (map[kafka.Top
 }
 
 // SetLogStart raises a partition's log start offset, on condition that slot is
-// still owned at its epoch (who takes it reads the starts afterwards) and the topic is
+// still owned at its epoch by a live session (who takes it reads the starts when that has ended) and the topic is
 // there; it never falls. ErrFenced; ErrNotFound: the topic was deleted.
 func (c *Catalog) SetLogStart(ctx context.Context, slot Slot, tp kafka.TopicPartition, off kafka.Offset) error {
 	err := again(ctx, func() error {
@@ -286,6 +298,13 @@ func (c *Catalog) SetLogStart(ctx context.Context, slot Slot, tp kafka.TopicPart
 			return err
 		}
 		if owned.Owner != slot.Owner || owned.Epoch != slot.Epoch {
+			return ErrFenced
+		}
+		owner, err := c.session(ctx, slot.Owner)
+		if err != nil {
+			return err
+		}
+		if owner.State != Live {
 			return ErrFenced
 		}
 		topic, err := c.topicByID(ctx, tp.Topic)
@@ -302,7 +321,7 @@ func (c *Catalog) SetLogStart(ctx context.Context, slot Slot, tp kafka.TopicPart
 				return f.err
 			}
 		}
-		_, err = c.commit(ctx, meta.Check(owned.item), meta.Check(topic.item), meta.Put(item, startAttrs(tp, off)))
+		_, err = c.commit(ctx, meta.Check(owned.item), meta.Check(owner.item), meta.Check(topic.item), meta.Put(item, startAttrs(tp, off)))
 		return err
 	})
 	if err != nil {

@@ -57,7 +57,7 @@ func newRig(t failer, ctx context.Context, o Options) *rig {
 	check()
 	session, err := r.cat.StartSession(ctx, 1, "here:1", "")
 	check()
-	slots, err := r.cat.TakeSlots(ctx, session, nil, []catalog.Slot{{Slot: 3, Epoch: -1}})
+	slots, err := r.cat.TakeSlots(ctx, session, nil, []catalog.Slot{{Slot: 3, Epoch: -1}}, nil)
 	check()
 	r.slot, r.tp = slots[0], kafka.TopicPartition{Topic: r.topic.ID}
 	r.state = bundle.State{Slot: 3, TP: r.tp, Epochs: []bundle.EpochStart{{Epoch: 0, Start: 0}}}

@@ -53,7 +53,7 @@ func newRig(t *testing.T, segments int, configs ...string) *rig {
 	r.tp = kafka.TopicPartition{Topic: r.topic.ID}
 	session, err := r.cat.StartSession(ctx, 1, "here:1", "")
 	r.must(err)
-	taken, err := r.cat.TakeSlots(ctx, session, nil, []catalog.Slot{{Slot: kafka.PartitionSlot("t", 0, slots), Epoch: -1}})
+	taken, err := r.cat.TakeSlots(ctx, session, nil, []catalog.Slot{{Slot: kafka.PartitionSlot("t", 0, slots), Epoch: -1}}, nil)
 	r.must(err)
 	r.slot = taken[0]
 	for range segments {

@@ -124,7 +124,7 @@ func (o *Owner) begin(ended map[catalog.SessionID]catalog.Session) {
 		s.Spans = append(slices.Clone(s.Spans), catalog.Span{Session: o.session.ID, From: 0, To: -1})
 		take = append(take, s)
 	}
-	taken, err := o.Cat.TakeSlots(o.ctx, o.session, ended, take)
+	taken, err := o.Cat.TakeSlots(o.ctx, o.session, ended, take, nil)
 	o.check(err)
 	o.keep(taken)
 	o.seq = 0

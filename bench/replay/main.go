@@ -1,7 +1,7 @@
 // Replay measures how fast clients/replay reads, against plain parallel ranged
 // reads and zstd decoding of the same objects, in turns on the same files:
 //
-//	go run ./bench/replay [--mib 512] [--partitions 4] [--record 1024] [--rounds 5] [--kafka HOST:PORT] [--bucket B --table T]
+//	go run ./bench/replay [--mib 1536] [--partitions 4] [--record 1024] [--rounds 5] [--kafka HOST:PORT] [--bucket B --table T]
 //
 // With --kafka a franz-go consumer reads the same records from Apache Kafka in
 // each round, hot. With --bucket and --table, which it makes, the log is in S3 and
@@ -12,6 +12,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -37,7 +38,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	var w workload
-	flag.IntVar(&w.mib, "mib", 512, "MiB of records")
+	flag.IntVar(&w.mib, "mib", 1536, "MiB of records")
 	flag.IntVar(&w.partitions, "partitions", 4, "partitions")
 	flag.IntVar(&w.record, "record", 1024, "bytes of a record's value")
 	var o options
@@ -57,9 +58,10 @@ func main() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		defer pprof.StopCPUProfile()
 	}
-	if err := run(context.Background(), w, o); err != nil {
+	err := run(context.Background(), w, o)
+	pprof.StopCPUProfile()
+	if err != nil {
 		log.Fatal(err)
 	}
 }
@@ -83,9 +85,14 @@ func run(ctx context.Context, w workload, o options) (err error) {
 		return err
 	}
 	fmt.Printf("%d MiB of batches in %d MiB of objects, %d partitions, %d records of %d bytes\n", p.raw>>20, p.stored>>20, w.partitions, w.records(), w.record)
+	var firsts []time.Duration
 	readers := []reader{
 		{"plain", func() error { return p.read(ctx, objects) }},
-		{"replay", func() error { return w.replay(ctx, src) }},
+		{"replay", func() error {
+			first, err := w.replay(ctx, src)
+			firsts = append(firsts, first)
+			return err
+		}},
 	}
 	if o.kafka != "" {
 		k, err := newPeer(ctx, o.kafka, w)
@@ -99,7 +106,7 @@ func run(ctx context.Context, w workload, o options) (err error) {
 		return err
 	}
 	ratio := m["replay"].rate / m["plain"].rate
-	fmt.Printf("median: plain %v   replay %v   ratio %.2f, by CPU %.2f\n", m["plain"], m["replay"], ratio, m["plain"].cpu/m["replay"].cpu)
+	fmt.Printf("median: plain %v   replay %v   ratio %.2f, by CPU %.2f; its first record after %v\n", m["plain"], m["replay"], ratio, m["plain"].cpu/m["replay"].cpu, middle(firsts).Round(time.Millisecond))
 	if ratio < o.want {
 		err = fmt.Errorf("the ratio is %.2f, at least %.2f is wanted", ratio, o.want)
 	}
@@ -201,8 +208,11 @@ func medians(all []figures) figures {
 		for _, f := range all {
 			v = append(v, get(f))
 		}
-		slices.Sort(v)
-		return v[len(v)/2]
+		return middle(v)
 	}
 	return figures{of(func(f figures) float64 { return f.rate }), of(func(f figures) float64 { return f.cpu })}
+}
+
+func middle[T cmp.Ordered](all []T) T {
+	return slices.Sorted(slices.Values(all))[len(all)/2]
 }

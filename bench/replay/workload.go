@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -91,24 +92,27 @@ func (w workload) next(rng *rand.Rand) (key, value []byte) {
 	return value[9:17], append(value, `"}`...)
 }
 
-// replay reads all records and looks at each.
-func (w workload) replay(ctx context.Context, src *replay.Source) error {
+// replay reads all records and looks at each. It returns when the first had come.
+func (w workload) replay(ctx context.Context, src *replay.Source) (first time.Duration, err error) {
+	begin := time.Now()
 	r, err := replay.Open(ctx, src, replay.Options{Topic: "bench"})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	n, bytes := 0, 0
 	for rec, err := range r.Records(ctx) {
 		if err != nil {
-			return err
+			return 0, err
 		}
-		n++
+		if n++; n == 1 {
+			first = time.Since(begin)
+		}
 		bytes += len(rec.Key) + len(rec.Value)
 	}
 	if n != w.records() {
-		return fmt.Errorf("%d of %d records were read", n, w.records())
+		return 0, fmt.Errorf("%d of %d records were read", n, w.records())
 	}
-	return nil
+	return first, nil
 }
 
 // piece is a range of an object, and the frames in it (none: it is not compressed).

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/bundle"
@@ -94,15 +96,15 @@ func (o *Observer) readSlots(ctx context.Context) ([]catalog.Slot, error) {
 		all, err := o.cat.Slots(ctx)
 		return slices.DeleteFunc(all, func(s catalog.Slot) bool { return !slices.Contains(o.numbers, s.Slot) }), err
 	}
-	all := make([]catalog.Slot, 0, len(o.numbers))
-	for _, n := range o.numbers {
-		s, err := o.cat.Slot(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
+	all := make([]catalog.Slot, len(o.numbers))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, n := range o.numbers {
+		g.Go(func() (err error) {
+			all[i], err = o.cat.Slot(ctx, n)
+			return err
+		})
 	}
-	return all, nil
+	return all, g.Wait()
 }
 
 // sessions returns the sessions that the slots' spans name. Where they are not

@@ -39,9 +39,10 @@ type Manager struct {
 	done     chan struct{}             // closed when Run has ended
 
 	suspected sightings // own's, as what follows
+	alarm     time.Time // when a suspect was last left to its heir
 	fenced    sightings // sessions that are fenced, and not sealed
 	orphaned  sightings // sessions that have ended, whose slots nobody has taken
-	coming    bool      // slots should be this session's that another holds, or takes for it
+	coming    bool      // slots should be this session's, now or soon, that another holds, or takes for it
 	prepared  prepared
 
 	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it

@@ -59,7 +59,7 @@ func (m *Manager) toEnd(suspects []catalog.SessionID, now time.Time) (mine []cat
 		if !ok || heir == m.session.ID || m.suspected.since(id, now) >= m.o.Config().HeartbeatInterval/2 {
 			mine = append(mine, id)
 		} else {
-			m.coming = true // soon: its slots
+			m.alarm = now
 		}
 	}
 	m.suspected = m.suspected.see(suspects, now)
@@ -108,7 +108,7 @@ func (m *Manager) turn(ctx context.Context) error {
 func (m *Manager) plan(now time.Time) (take map[kafka.Slot]catalog.SessionID, open, await []kafka.Slot) {
 	c, mine := m.o.View.Now(), m.session.ID
 	take = make(map[kafka.Slot]catalog.SessionID)
-	m.coming = false
+	m.coming = now.Sub(m.alarm) < m.o.Config().HeartbeatInterval
 	var orphaned []catalog.SessionID
 	for s := range kafka.Slot(c.Slots()) {
 		owner := c.Owner(s)

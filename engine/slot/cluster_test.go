@@ -390,7 +390,17 @@ func TestHeirTakesForAll(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		r.until("all, though the heir does nothing", 4*time.Second, holding(map[*node]int{a: slots}))
+		beat := catalog.Heartbeat{Session: idle.session.ID} // else somebody else is the heir by and by
+		took := r.until("all, though the heir does nothing", 10*time.Second, func() bool {
+			if beat, err = r.admin.Renew(ctx, beat); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			return a.held() == slots
+		})
+		if _, live := r.admin.Members().Session(idle.session.ID); !live {
+			t.Errorf("the heir was ended, after %v", took)
+		}
 	})
 }
 

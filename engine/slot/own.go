@@ -137,8 +137,8 @@ func (m *Manager) plan(now time.Time) (take map[kafka.Slot]catalog.SessionID, op
 }
 
 // claims tells whether this session is who takes a slot, which is nobody's, for
-// who should have it: for itself also where the heir has not for a while, or where
-// it does not run yet, so that others leave it out.
+// who should have it: for itself also where it does not run yet, so that others leave it out, or where the heir
+// has not for a session timeout, though it lives: one that has gone is ended before, and somebody else the heir.
 func (m *Manager) claims(c *member.Cluster, owner catalog.Owner, target catalog.SessionID, now time.Time) bool {
 	heir, ok := c.Heir(owner.Session)
 	switch {
@@ -147,7 +147,7 @@ func (m *Manager) claims(c *member.Cluster, owner catalog.Owner, target catalog.
 	case owner.Epoch >= 0 && ok && heir == m.session.ID:
 		return true
 	}
-	late := m.orphaned.since(owner.Session, now) >= m.o.Config().HeartbeatInterval
+	late := m.orphaned.since(owner.Session, now) >= m.o.Config().SessionTimeout
 	return target == m.session.ID && (owner.Epoch < 0 || !ok || late || m.renewed.Load() == nil)
 }
 

@@ -134,7 +134,11 @@ func (w *world) finish() {
 		w.t.Errorf("a retry did not hide everything: %v", produced)
 	}
 	w.t.Logf("%v acknowledged, %v read", read["acked"], read["read"])
-	w.group.check(int(read["read"].(float64)))
+	slow := time.Duration(0)
+	for _, h := range w.harms {
+		slow = max(slow, h.limit)
+	}
+	w.group.check(int(read["read"].(float64)), slow)
 	worst, limits := make(map[string]time.Duration), make(map[string]time.Duration)
 	for _, h := range w.harms {
 		gap := w.load.Gap(w.t, h.from, h.to)

@@ -93,11 +93,12 @@ func (g *group) record(next map[int32]int64, r *kgo.Record) {
 	g.seen[at] = string(r.Value)
 }
 
-// check waits until the group has read so many records, which are all, and committed them.
-func (g *group) check(records int) {
+// check waits until the group has read so many records, which are all, and committed them: for 30 s, or
+// as long as a partition may wait for its new owner.
+func (g *group) check(records int, slow time.Duration) {
 	g.t.Helper()
 	admin := kadm.NewClient(g.clients[0])
-	limit := time.Now().Add(30 * time.Second)
+	limit := time.Now().Add(max(30*time.Second, slow))
 	for {
 		g.mu.Lock()
 		seen := len(g.seen)

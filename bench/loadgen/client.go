@@ -24,6 +24,7 @@ func baseOpts(c config) []kgo.Opt {
 		kgo.ClientID("loadgen"),
 		kgo.AllowAutoTopicCreation(),
 		kgo.MetadataMinAge(250 * time.Millisecond),
+		kgo.AlwaysRetryEOF(), // brokers are killed, as a connection begins too
 	}
 	if c.reqTimeout > 0 {
 		overhead := c.overhead

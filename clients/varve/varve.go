@@ -59,6 +59,7 @@ func (c Config) client(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error
 		kgo.RetryTimeout(c.Timeout),
 		kgo.MetadataMinAge(metadataMinAge),
 		kgo.RetryBackoffFn(backoff),
+		kgo.AlwaysRetryEOF(), // or a broker that goes as a connection begins would be taken for one that wants TLS, for good
 	}, opts...)
 	cl, err := kgo.NewClient(append(all, c.Options...)...)
 	if err != nil {

@@ -41,7 +41,7 @@ func join(t testing.TB, addrs, topic string) *group {
 		cl, err := kgo.NewClient(
 			kgo.SeedBrokers(strings.Split(addrs, ",")...), kgo.ConsumerGroup(g.name), kgo.ConsumeTopics(topic), kgo.MetadataMinAge(250*time.Millisecond),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(200*time.Millisecond), kgo.FetchMaxWait(200*time.Millisecond), kgo.SessionTimeout(10*time.Second),
-			kgo.OnPartitionsAssigned(g.assigned), kgo.Balancers(kgo.CooperativeStickyBalancer()),
+			kgo.OnPartitionsAssigned(g.assigned), kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.AlwaysRetryEOF(),
 		)
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,8 @@ package varve_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -149,5 +151,41 @@ func TestOpenFails(t *testing.T) {
 	}
 	if _, err := varve.OpenBucket(t.Context(), varve.Bucket{Bucket: "b"}); err == nil {
 		t.Error("a log without a table")
+	}
+}
+
+// A broker may be killed as a connection to it begins: what is under way goes on with the next one.
+func TestEndsAsItBegins(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for n := 0; ; n++ {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if n == 0 {
+				_, _ = conn.Read(make([]byte, 4096)) // so that it ends in order, not by a reset
+				_ = conn.Close()
+				continue
+			}
+			broker, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			go func() { _, _ = io.Copy(broker, conn) }()
+			go func() { _, _ = io.Copy(conn, broker) }()
+		}
+	}()
+	p, err := varve.NewProducer(t.Context(), varve.Config{Bootstrap: []string{ln.Addr().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -95,9 +95,8 @@ func TestRollingAWS(t *testing.T) {
 }
 
 // TestLocalStack kills a broker whose stores are LocalStack's: true to AWS, and
-// so slow that it says nothing about times.
+// so slow that it says nothing about times, and that nothing else runs beside it.
 func TestLocalStack(t *testing.T) {
-	t.Parallel()
 	const slow = time.Minute
 	aws := awstest.LocalStack(t)
 	w := start(t, onAWS(aws, aws, "wal.interval.ms=250"), "--rate", "200")

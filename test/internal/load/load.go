@@ -60,12 +60,12 @@ func Start(t testing.TB, exe, bootstrap, topic string, args ...string) *Load {
 		err := l.cmd.Wait()
 		l.ended <- result{out.Bytes(), err}
 	}()
-	for end := time.Now().Add(time.Minute); ; Wait(t, 5*time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; Wait(t, 5*time.Millisecond) {
 		if _, err := os.Stat(l.log); err == nil {
 			return l
 		}
 		if time.Now().After(end) {
-			t.Fatal("no load in a minute")
+			t.Fatal("no load in two minutes")
 		}
 	}
 }

@@ -189,7 +189,7 @@ class Kafka:
         return self.peer(name, "--bootstrap-server", self.boot, *args, check=check)
 
     def logs(self):
-        return glob.glob(os.path.join(ENV["KAFKA_PEER_HOME"], "run", "*.log"))
+        return glob.glob(os.path.join(ENV["KAFKA_PEER_HOME"], "logs", "*.log"))
 
     def pid(self, i):
         return int(open(os.path.join(ENV["KAFKA_PEER_HOME"], "run", f"c{i}.pid")).read())

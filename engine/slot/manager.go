@@ -96,6 +96,10 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 // readLogStarts reads the log starts of slots, one query each, of those that
 // have been owned and have partitions.
 func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	all := make(map[kafka.TopicPartition]kafka.Offset)
+	if len(slots) == 0 {
+		return all, nil
+	}
 	used := make(map[kafka.Slot]bool)
 	count := m.o.View.Now().Slots()
 	for _, t := range m.o.Catalog.Topics().All() {
@@ -120,7 +124,6 @@ func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	all := make(map[kafka.TopicPartition]kafka.Offset)
 	for _, starts := range each {
 		maps.Copy(all, starts)
 	}

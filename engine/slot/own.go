@@ -114,21 +114,22 @@ func (m *Manager) plan(now time.Time) (take map[kafka.Slot]catalog.SessionID, op
 		owner := c.Owner(s)
 		target, _ := c.Target(s)
 		_, here := m.state(s)
+		ended := m.ended(owner)
 		switch {
 		case owner.Epoch >= 0 && owner.Session == mine:
 			if !here {
 				open = append(open, s)
 			}
 		case here: // if it is nobody's, it is being given to a session that has ended meanwhile: once that is settled
-		case m.ended(owner) && m.claims(c, owner, target, now):
+		case ended && m.claims(c, owner, target, now):
 			take[s] = target
 		case target == mine:
 			m.coming = true
-			if m.ended(owner) {
+			if ended {
 				await = append(await, s)
 			}
 		}
-		if owner.Epoch >= 0 && m.ended(owner) {
+		if owner.Epoch >= 0 && ended {
 			orphaned = append(orphaned, owner.Session)
 		}
 	}

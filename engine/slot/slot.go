@@ -1,7 +1,7 @@
 // Package slot holds slots for one session of a broker. Any number of brokers
 // do, over one catalogue and one object store, without a controller: each
-// ends sessions that are suspected, takes the slots that are its own by what all
-// see, rebuilds their partitions from checkpoints and WAL footers, keeps their
+// ends sessions that are suspected, takes the slots of those whose heir it is for who should have them by what all
+// see, rebuilds the partitions of its own from checkpoints and WAL footers, keeps their
 // tails short (rolls segments, writes checkpoints, trims the WAL), and hands slots over
 // where others should have them.
 //

@@ -48,13 +48,15 @@ func (m *Manager) recipients(ctx context.Context, take map[kafka.Slot]catalog.Se
 		return nil, err
 	}
 	to := make(map[kafka.Slot]recipient)
-	maps.DeleteFunc(take, func(s kafka.Slot, id catalog.SessionID) bool {
-		if id == m.session.ID {
-			return false
+	for s, id := range take {
+		switch {
+		case id == m.session.ID:
+		case others[id].State == catalog.Live:
+			to[s] = others[id]
+		default:
+			delete(take, s)
 		}
-		to[s] = others[id]
-		return others[id].State != catalog.Live
-	})
+	}
 	return to, nil
 }
 
@@ -128,12 +130,14 @@ func takes(slots []catalog.Slot, to map[kafka.Slot]catalog.SessionID) (batches [
 // take: who held more a moment ago may have counted differently.
 func (m *Manager) take(ctx context.Context, slots []catalog.Slot, sessions map[catalog.SessionID]catalog.Session, to map[kafka.Slot]recipient) ([]catalog.Slot, error) {
 	others := make(map[kafka.Slot]catalog.Session, len(to))
+	for s, r := range to {
+		others[s] = r.Session
+	}
 	for len(slots) > 0 {
 		next := slices.Clone(slots)
 		for i, s := range slots {
 			span := catalog.Span{Session: m.session.ID, From: m.wal.Position().Next, To: -1}
 			if r, ok := to[s.Slot]; ok {
-				others[s.Slot] = r.Session
 				span.Session, span.From = r.ID, r.next
 			}
 			next[i].Spans = append(closeSpans(s.Spans, sessions), span)

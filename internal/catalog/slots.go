@@ -137,7 +137,7 @@ func (c *Catalog) TakeSlots(ctx context.Context, mine Session, ended map[Session
 			guards = append(guards, before)
 		}
 	}
-	next, err := c.moveSlots(ctx, guards, slots, owners...)
+	next, err := c.moveSlots(ctx, guards, slots, owners)
 	if err != nil {
 		return nil, fmt.Errorf("take %d slots: %w", len(slots), err)
 	}
@@ -152,7 +152,7 @@ func (c *Catalog) HandOver(ctx context.Context, mine, target Session, slots []Sl
 	if target.State != Live {
 		return nil, fmt.Errorf("hand over %d slots: session %d/%d is %s: %w", len(slots), target.ID.Broker, target.ID.Epoch, target.State, ErrFenced)
 	}
-	next, err := c.moveSlots(ctx, []Session{mine, target}, slots, target.ID)
+	next, err := c.moveSlots(ctx, []Session{mine, target}, slots, slices.Repeat([]SessionID{target.ID}, len(slots)))
 	if err != nil {
 		return nil, fmt.Errorf("hand over %d slots: %w", len(slots), err)
 	}
@@ -162,19 +162,19 @@ func (c *Catalog) HandOver(ctx context.Context, mine, target Session, slots []Sl
 // KeepSlots raises the epoch of mine's slots, which ends what anybody may have
 // on its way to them. At most 40 slots. ErrFenced: a condition was false.
 func (c *Catalog) KeepSlots(ctx context.Context, mine Session, slots []Slot) ([]Slot, error) {
-	next, err := c.moveSlots(ctx, []Session{mine}, slots, mine.ID)
+	next, err := c.moveSlots(ctx, []Session{mine}, slots, slices.Repeat([]SessionID{mine.ID}, len(slots)))
 	if err != nil {
 		return nil, fmt.Errorf("keep %d slots: %w", len(slots), err)
 	}
 	return next, nil
 }
 
-// moveSlots writes the slots with new owners, one each or one for all, and the next epoch,
-// and tells it in the change feed.
-func (c *Catalog) moveSlots(ctx context.Context, guards []Session, slots []Slot, owners ...SessionID) ([]Slot, error) {
+// moveSlots writes the slots with new owners, one for each, and the next epoch, and tells it
+// in the change feed.
+func (c *Catalog) moveSlots(ctx context.Context, guards []Session, slots []Slot, owners []SessionID) ([]Slot, error) {
 	next := slices.Clone(slots)
 	for i := range next {
-		next[i].Epoch, next[i].Owner = next[i].Epoch+1, owners[i%len(owners)]
+		next[i].Epoch, next[i].Owner = next[i].Epoch+1, owners[i]
 	}
 	e := entry{kind: changeSlots, value: jsonText(ownerChanges(next))}
 	if err := c.writeSlots(ctx, guards, next, &e); err != nil {

@@ -19,8 +19,8 @@ import (
 //	v9  flexible                v10 leader hints         v13 topic ids
 //
 // acks=0 is not answered; an error then closes the connection. acks=1 is
-// answered once appended, acks=all once durable. There are no transactions, so
-// what belongs to one is refused with INVALID_TXN_STATE.
+// answered once appended, acks=all once durable. For what belongs to a transaction
+// see produce_txn.go.
 
 // minProduceTimeout is given to acks=all whatever the client allows: with one
 // Kafka replica, any time is enough.
@@ -41,6 +41,7 @@ type producing struct {
 	// of the request's own timeout, from its arrival
 	cancel   context.CancelFunc
 	patience time.Time // until when partitions that move are waited for; zero: none did yet
+	txn      txnSeen   // of a request with a transactional id
 }
 
 // appended is a batch whose durability decides one partition's answer.
@@ -57,6 +58,9 @@ func (s *Server) produce(ctx context.Context, r *request, req *produceRequest) f
 	p.resp = wire.ProduceResponse{Version: r.Version, CorrelationID: r.CorrelationID, Topics: make([]wire.ProduceTopic, len(req.topics))}
 	refused := p.admit(ctx)
 	topics := s.o.Catalog.Topics()
+	if p.req.transactional && refused == kafka.None {
+		p.askTxn(ctx, topics)
+	}
 	for i := range req.topics {
 		t := &req.topics[i]
 		out := &p.resp.Topics[i]
@@ -80,9 +84,6 @@ func (s *Server) produce(ctx context.Context, r *request, req *produceRequest) f
 func (p *producing) admit(ctx context.Context) kafka.ErrorCode {
 	if p.req.acks < -1 || p.req.acks > 1 {
 		return kafka.InvalidRequiredAcks
-	}
-	if p.req.transactional {
-		return kafka.InvalidTxnState
 	}
 	n := 0
 	for i := range p.req.topics {
@@ -161,19 +162,15 @@ func (p *producing) append(ctx context.Context, t *catalog.Topic, records []byte
 		refuseBatch(row, l, err)
 		return
 	}
-	if h.Transactional() {
-		row.Err = kafka.InvalidTxnState
-		return
-	}
-	a, err := l.Append(batch, h)
+	a, err := p.enter(l, batch, h)
 	if codeOf(err) == kafka.NotLeaderOrFollower && p.arrives(ctx, t, row.Partition) {
 		if again, code := p.s.log(t, row.Partition); code == kafka.None {
 			l = again
-			a, err = l.Append(batch, h)
+			a, err = p.enter(l, batch, h)
 		}
 	}
 	if err != nil {
-		if row.Err = codeOf(err); fromLog(row.Err) {
+		if row.Err = codeOf(err); fromLog(row.Err) && a.LogStart >= 0 {
 			row.LogStartOffset = a.LogStart
 			p.doubtful = append(p.doubtful, appended{log: l, part: row})
 		}

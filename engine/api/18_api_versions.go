@@ -15,8 +15,8 @@ const maxAPIVersions = 4
 // ApiVersions (18), versions 0 to 4; v3 has the client's name and version
 // (KIP-511). The response's header is always version 0. A version that is not
 // known is answered in version 0 with UNSUPPORTED_VERSION and the row of this
-// key alone. The one feature told (KIP-584) is the cluster's own level: there are neither transactions (KIP-890) nor the
-// newer group protocols.
+// key alone. The features told (KIP-584) are the cluster's own level, and transaction.version, which goes with it
+// (KIP-890); there are no newer group protocols.
 func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.ApiVersionsRequest)
 	resp := req.ResponseKind().(*kmsg.ApiVersionsResponse)
@@ -40,11 +40,21 @@ func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 // (KIP-584), as kafka-features.sh shows them.
 const levelFeature = "varve.level"
 
+// txnFeature tells clients that partitions and groups enter a transaction by
+// themselves, and that each transaction's end raises the producer's epoch (KIP-890).
+const (
+	txnFeature = "transaction.version"
+	txnVersion = 2
+)
+
 // features tells the levels that this program works at, and the cluster's.
 func (s *Server) features(resp *kmsg.ApiVersionsResponse) {
 	supported := kmsg.NewApiVersionsResponseSupportedFeature()
 	supported.Name, supported.MinVersion, supported.MaxVersion = levelFeature, catalog.MinLevel, catalog.Level
 	resp.SupportedFeatures = append(resp.SupportedFeatures, supported)
+	txns := kmsg.NewApiVersionsResponseSupportedFeature()
+	txns.Name, txns.MinVersion, txns.MaxVersion = txnFeature, 0, txnVersion
+	resp.SupportedFeatures = append(resp.SupportedFeatures, txns)
 	level := s.o.Catalog.Level()
 	if level == 0 { // there is no cluster yet
 		return
@@ -52,6 +62,11 @@ func (s *Server) features(resp *kmsg.ApiVersionsResponse) {
 	final := kmsg.NewApiVersionsResponseFinalizedFeature()
 	final.Name, final.MinVersionLevel, final.MaxVersionLevel = levelFeature, int16(level), int16(level)
 	resp.FinalizedFeatures = append(resp.FinalizedFeatures, final)
+	if level >= catalog.LevelTxns {
+		final := kmsg.NewApiVersionsResponseFinalizedFeature()
+		final.Name, final.MinVersionLevel, final.MaxVersionLevel = txnFeature, txnVersion, txnVersion
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, final)
+	}
 	resp.FinalizedFeaturesEpoch = s.o.Catalog.Applied()
 }
 

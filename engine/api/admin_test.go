@@ -338,12 +338,6 @@ func TestOthers(t *testing.T) {
 	id := c.create("t", 1)
 	c.produce(produceReq("t", id, 0, -1, build(t, func(*record.Builder) {})), 9)
 
-	txn := kmsg.NewPtrInitProducerIDRequest()
-	txn.TransactionalID = kmsg.StringPtr("txn")
-	if resp := ask[*kmsg.InitProducerIDResponse](c, txn, 5); kafka.ErrorCode(resp.ErrorCode) != kafka.UnsupportedVersion || resp.ProducerID != -1 {
-		t.Errorf("transactional id: %+v", resp)
-	}
-
 	producers := kmsg.NewPtrDescribeProducersRequest()
 	pt := kmsg.NewDescribeProducersRequestTopic()
 	pt.Topic, pt.Partitions = "t", []int32{0, 1}

@@ -24,6 +24,7 @@ import (
 	"github.com/varvelog/varve/engine/group"
 	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/engine/txn"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -35,6 +36,7 @@ type Options struct {
 	Catalog   *catalog.Catalog
 	Logs      *partition.Set
 	Groups    *group.Coordinator
+	Txns      *txn.Coordinator
 	Config    func() *config.Broker
 	Self      Broker
 	Cluster   func() *member.Cluster // of the moment
@@ -60,7 +62,6 @@ type Server struct {
 	o        Options
 	metrics  *metrics
 	sessions *fetchSessions
-	pids     producerIDs
 	table    []api
 	byKey    map[int16]*api
 	layouts  map[int16]wire.Layout
@@ -75,7 +76,7 @@ type Server struct {
 
 // New returns a server.
 func New(o Options) (*Server, error) {
-	if o.Catalog == nil || o.Logs == nil || o.Groups == nil || o.Config == nil || o.Cluster == nil || o.Admit == nil || o.Reconcile == nil || o.SetLogStart == nil || o.Logger == nil {
+	if o.Catalog == nil || o.Logs == nil || o.Groups == nil || o.Txns == nil || o.Config == nil || o.Cluster == nil || o.Admit == nil || o.Reconcile == nil || o.SetLogStart == nil || o.Logger == nil {
 		return nil, errors.New("api options: something required is missing")
 	}
 	rows := table()

@@ -64,7 +64,7 @@ func newRacks(t *testing.T) (leader, follower *rig, topic kafka.TopicID) {
 	view := &member.View{Catalog: cat, Slots: testSlots}
 	cfg := testConfig(t, nil)
 	f, err := New(Options{
-		Catalog: cat, Logs: partition.NewSet(), Groups: s.o.Groups, Config: func() *config.Broker { return cfg }, Cluster: view.Now,
+		Catalog: cat, Logs: partition.NewSet(), Groups: s.o.Groups, Txns: s.o.Txns, Config: func() *config.Broker { return cfg }, Cluster: view.Now,
 		Self: Broker{ID: 2, Host: "localhost", Port: 9093, Rack: "b"}, Admit: s.o.Admit, Reconcile: s.o.Reconcile, SetLogStart: s.o.SetLogStart,
 		Follow: &Follow{Peers: peers, Cache: cache, Cold: reader}, Logger: s.o.Logger,
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/varvelog/varve/engine/member"
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/engine/slot"
+	"github.com/varvelog/varve/engine/txn"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -92,23 +93,28 @@ func newServerOn(t testing.TB, table meta.Store, more map[string]string) (*Serve
 	if err != nil {
 		t.Fatal(err)
 	}
+	items := txn.Items{Catalog: cat, Slots: cluster.Slots}
 	groups := group.New(group.Options{
 		Catalog: cat, Config: get, Logger: logger,
 		Slot:  func(id string) (catalog.Slot, bool) { return m.Slot(kafka.GroupSlot(id, cluster.Slots)) },
-		Slots: m.Owned,
+		Slots: m.Owned, InTxn: items.InTxn,
+	})
+	view := &member.View{Catalog: cat, Slots: cluster.Slots}
+	txns := txn.New(txn.Options{
+		Items: items, Slot: m.Slot, Owned: m.Owned, Logs: set, Groups: groups, Cluster: view.Now, Self: 1, Config: get, Logger: logger,
 	})
 	g := new(errgroup.Group)
 	g.Go(func() error { return m.Run(ctx) })
 	g.Go(func() error { return groups.Run(ctx) })
+	g.Go(func() error { return txns.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, wal.ErrFenced) {
 			t.Error(err)
 		}
 	})
-	view := &member.View{Catalog: cat, Slots: cluster.Slots}
 	s, err := New(Options{
-		Cluster: view.Now, Catalog: cat, Logs: set, Groups: groups, Config: get, Self: Broker{ID: 1, Host: "localhost", Port: 9092}, ClusterID: cluster.ID,
+		Cluster: view.Now, Catalog: cat, Logs: set, Groups: groups, Txns: txns, Config: get, Self: Broker{ID: 1, Host: "localhost", Port: 9092}, ClusterID: cluster.ID,
 		Admit: m.Admit, Reconcile: m.Reconcile, Logger: logger,
 		SetLogStart: func(ctx context.Context, l *partition.Log, off kafka.Offset) error {
 			slot, _ := m.Slot(l.Slot())

@@ -25,6 +25,11 @@ func layouts() map[int16]wire.Layout {
 		21: "{s {4 8}} 4",                                                                          // DeleteRecords
 		22: "s 4 8@3 2@3",                                                                          // InitProducerId
 		23: "4@3 {s {4 4 4}}",                                                                      // OffsetForLeaderEpoch
+		24: "s 8 2 {s [4]}",                                                                        // AddPartitionsToTxn
+		25: "s 8 2 s",                                                                              // AddOffsetsToTxn
+		26: "s 8 2 1",                                                                              // EndTxn
+		27: "{8 2 1 {s [4]} 4}",                                                                    // WriteTxnMarkers
+		28: "s s 8 2 4@3 s@3 s@3 {s {4 8 4@2 s}}",                                                  // TxnOffsetCommit
 		32: "{1 s [s]} 1 1@3",                                                                      // DescribeConfigs
 		33: "{1 s {s s}} 1",                                                                        // AlterConfigs
 		34: "{s {s [4]}}",                                                                          // AlterReplicaLogDirs
@@ -40,6 +45,8 @@ func layouts() map[int16]wire.Layout {
 		57: "4 {s 2 1} 1@1",                                                                        // UpdateFeatures
 		60: "1 1@1 1@2",                                                                            // DescribeCluster
 		61: "{s [4]}",                                                                              // DescribeProducers
+		65: "[s]",                                                                                  // DescribeTransactions
+		66: "[s] [8] 8@1 s@2",                                                                      // ListTransactions
 		74: "[1]@1",                                                                                // ListConfigResources
 		75: "{s} 4 (s 4)",                                                                          // DescribeTopicPartitions
 	} {

@@ -21,10 +21,11 @@ var (
 //	[ topic: name string, from version 13 id uuid |
 //	  [ partition: index int32 | records nullable bytes ] ]
 type produceRequest struct {
-	transactional bool
-	acks          int16
-	timeoutMs     int32
-	topics        []produceTopic
+	transactionalID string
+	transactional   bool // it has such an id
+	acks            int16
+	timeoutMs       int32
+	topics          []produceTopic
 }
 
 type produceTopic struct {
@@ -41,7 +42,8 @@ type producePart struct {
 // decodeProduce reads the body of a Produce request, versions 3 to 13.
 func decodeProduce(version int16, body []byte) (*produceRequest, error) {
 	d := produceDecoder{b: body, flexible: version >= 9}
-	req := &produceRequest{transactional: d.nullableBytes(2) != nil, acks: d.int16(), timeoutMs: d.int32()}
+	id := d.nullableBytes(2)
+	req := &produceRequest{transactionalID: string(id), transactional: id != nil, acks: d.int16(), timeoutMs: d.int32()}
 	for n := d.arrayLen(); n > 0 && d.err == nil; n-- {
 		var t produceTopic
 		if version >= 13 {

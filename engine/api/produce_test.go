@@ -72,8 +72,9 @@ func TestProduceAnswers(t *testing.T) {
 		{"control", "t", 9, nil, control, "INVALID_RECORD base=-1 time=none start=0 records=0"},
 		{"too large", "small", 9, nil, batch(t, strings.Repeat("x", 200)), "MESSAGE_TOO_LARGE " + plain},
 		{"log append time", "stamped", 9, nil, good(), "NONE base=0 time=some start=0 records=0"},
-		{"transactional id", "t", 9, func(r *kmsg.ProduceRequest) { r.TransactionID = &txn }, good(), "INVALID_TXN_STATE " + plain},
+		{"transactional id", "t", 9, func(r *kmsg.ProduceRequest) { r.TransactionID = &txn }, good(), "NONE base=4 time=none start=0 records=0"},
 		{"transactional batch", "t", 9, nil, transactional, "INVALID_TXN_STATE " + plain},
+		{"unknown transaction", "t", 9, func(r *kmsg.ProduceRequest) { r.TransactionID = &txn }, transactional, "INVALID_PRODUCER_ID_MAPPING " + plain},
 		{"no key", "compacted", 9, nil, good(), "INVALID_RECORD base=-1 time=none start=0 records=1 One or more records have been rejected due to 1 record errors in total, and only showing the first three errors at most: " +
 			"[RecordError(batchIndex=0, message='Compacted topic cannot accept message without key in topic partition compacted-0')]"},
 	}

@@ -100,7 +100,7 @@ func TestAPIVersions(t *testing.T) {
 	req.ClientSoftwareName, req.ClientSoftwareVersion = "librdkafka", "2.15.0"
 	for v := int16(0); v <= maxAPIVersions; v++ {
 		resp := ask[*kmsg.ApiVersionsResponse](c, req, v)
-		if resp.ErrorCode != 0 || len(resp.ApiKeys) != len(table()) || len(resp.SupportedFeatures) != len(resp.FinalizedFeatures) || (v >= 3) != (len(resp.FinalizedFeatures) == 1) {
+		if resp.ErrorCode != 0 || len(resp.ApiKeys) != len(table()) || len(resp.SupportedFeatures) != len(resp.FinalizedFeatures) || (v >= 3) != (len(resp.FinalizedFeatures) == 2) {
 			t.Errorf("version %d: %+v", v, resp)
 		}
 		if p := resp.ApiKeys[0]; p.ApiKey != 0 || p.MinVersion != 0 || p.MaxVersion != 13 {

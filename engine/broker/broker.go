@@ -26,6 +26,7 @@ import (
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/engine/peer"
 	"github.com/varvelog/varve/engine/slot"
+	"github.com/varvelog/varve/engine/txn"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -138,12 +139,17 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 func (b *Broker) run(ctx context.Context) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends when the last session has left
 	defer cancel()
+	items := txn.Items{Catalog: b.catalog, Slots: b.cluster.Slots}
 	groups := group.New(group.Options{
 		Catalog: b.catalog, Config: b.config.Load, Logger: b.o.Logger,
-		Slot: b.groupSlot, Slots: b.ownedSlots, Registerer: b.registerer(),
+		Slot: b.groupSlot, Slots: b.ownedSlots, InTxn: items.InTxn, Registerer: b.registerer(),
+	})
+	txns := txn.New(txn.Options{
+		Items: items, Slot: b.slot, Owned: b.ownedSlots, Logs: b.logs, Groups: groups, Cluster: b.view.Now, Self: b.o.Self.ID, Peers: b.peers,
+		Config: b.config.Load, Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	server, err := api.New(api.Options{
-		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
+		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Txns: txns, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
 		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, SetLogStart: b.setLogStart, Follow: b.follow(), Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
@@ -172,6 +178,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("object cache", b.cache.Run)
 	run("cold reader", b.cold.Run)
 	run("groups", groups.Run)
+	run("transactions", txns.Run)
 	run("log starts", b.followStarts)
 	run("retention", b.retain)
 	run("compaction", b.compact)
@@ -321,8 +328,10 @@ func (b *Broker) arrives(ctx context.Context, s kafka.Slot) bool {
 func (b *Broker) admit(ctx context.Context, n int) error { return b.manager.Load().Admit(ctx, n) }
 
 func (b *Broker) groupSlot(id string) (catalog.Slot, bool) {
-	return b.manager.Load().Slot(kafka.GroupSlot(id, b.cluster.Slots))
+	return b.slot(kafka.GroupSlot(id, b.cluster.Slots))
 }
+
+func (b *Broker) slot(s kafka.Slot) (catalog.Slot, bool) { return b.manager.Load().Slot(s) }
 
 func (b *Broker) ownedSlots() []catalog.Slot { return b.manager.Load().Owned() }
 

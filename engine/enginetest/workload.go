@@ -39,6 +39,7 @@ func (w *world) createTopics(ctx context.Context) {
 		}
 		return err
 	})
+	insist(ctx, func() error { return createTopic(ctx, cl, movedTopic, partitions, nil) })
 	insist(ctx, func() error {
 		return createTopic(ctx, cl, trimmedTopic, 1, map[string]*string{"retention.ms": &short, "segment.ms": kadm.StringPtr("1000")})
 	})

@@ -63,6 +63,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,
 		"log.retention.check.interval.ms": "1500", "log.segment.delete.delay.ms": "1000", "log.cleaner.backoff.ms": "1500",
 		"segment.merge.interval.ms": []string{"1500", "5000"}[d.below("config", 2)], "segment.merge.min.count": "2",
+		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "2000",
 		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)],
 	})
 	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times
@@ -114,19 +115,29 @@ func (c *client) Close() {
 }
 
 func (w *world) client(opts ...kgo.Opt) *client {
+	l := w.newLine()
+	cl, err := kgo.NewClient(append(w.options(l), opts...)...)
+	if err != nil {
+		panic(err) // the options are wrong
+	}
+	return &client{cl, l}
+}
+
+// newLine returns the network of a client.
+func (w *world) newLine() *line {
+	return &line{network: w.cluster.network, host: "clients", down: make(chan struct{})}
+}
+
+// options are those of all clients.
+func (w *world) options(l *line) []kgo.Opt {
 	var seeds []string
 	for _, host := range w.hosts() {
 		seeds = append(seeds, host+":9092")
 	}
-	l := &line{network: w.cluster.network, host: "clients", down: make(chan struct{})}
-	cl, err := kgo.NewClient(append([]kgo.Opt{
+	return []kgo.Opt{
 		kgo.SeedBrokers(seeds...), kgo.Dialer(l.dial), kgo.MetadataMinAge(50 * time.Millisecond), kgo.RequestTimeoutOverhead(3 * time.Second),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond }), kgo.UnknownTopicRetries(-1),
-	}, opts...)...)
-	if err != nil {
-		panic(err) // the options above are wrong
 	}
-	return &client{cl, l}
 }
 
 // run plays the seed: clients work while brokers are stopped, killed, paused
@@ -164,6 +175,9 @@ func (w *world) run() {
 	for id := range members {
 		consuming.Go(func() { w.consume(drained, id) })
 	}
+	for p := range int32(partitions) {
+		consuming.Go(func() { w.move(drained, p) })
+	}
 	for id := range min(2, len(w.ids)-1) { // a broker alone leads all
 		r := w.reader(rackName((id + w.dice.below("racks", 2)) % racks))
 		consuming.Go(func() { w.readInRack(drained, r) })
@@ -187,9 +201,11 @@ func (w *world) run() {
 	w.readAll(ctx)
 	w.awaitGroup(ctx)
 	w.awaitReaders(ctx)
+	w.awaitMovers(ctx)
 	w.checkRacks(ctx)
 	stop()
 	consuming.Wait()
+	w.checkMoved(ctx)
 	w.checkTrimmed(ctx)
 	w.checkCompacted(ctx)
 	w.rereadCold(ctx)

@@ -50,6 +50,7 @@ type held struct {
 type batch struct {
 	set     map[kafka.TopicPartition]catalog.GroupOffset
 	del     map[kafka.TopicPartition]bool
+	pending map[int64]catalog.PendingOffsets
 	replies []Reply
 }
 
@@ -142,6 +143,12 @@ func (e *entry) step(ev Event) {
 		}
 		e.batch.del[tp] = true
 		delete(e.batch.set, tp)
+	}
+	for id, p := range out.Pending {
+		if e.batch.pending == nil {
+			e.batch.pending = make(map[int64]catalog.PendingOffsets)
+		}
+		e.batch.pending[id] = p
 	}
 	for _, r := range out.Replies {
 		e.give(r)

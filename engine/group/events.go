@@ -152,6 +152,7 @@ type Effects struct {
 	Save    bool // write the state
 	Set     map[kafka.TopicPartition]catalog.GroupOffset
 	Del     []kafka.TopicPartition
-	Delete  bool // remove the group with its offsets
+	Pending map[int64]catalog.PendingOffsets // by producer id; without offsets: they wait no longer
+	Delete  bool                             // remove the group with its offsets
 	Replies []Reply
 }

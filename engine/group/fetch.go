@@ -20,8 +20,8 @@ const (
 
 // OffsetFetch handles OffsetFetch, versions 0 to 10: from 8 on several groups,
 // from 10 on topics by id. No topics (null) are all that have offsets. What was
-// not committed, and a group that is not there, have offset -1 without error.
-// No transactions are pending, so that every offset is stable.
+// not committed, and a group that is not there, have offset -1 without error. From 7
+// on who wants stable offsets is refused those that a transaction may yet change (KIP-447).
 func (c *Coordinator) OffsetFetch(ctx context.Context, req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
 	resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.Version < 8 {
@@ -38,7 +38,7 @@ func (c *Coordinator) OffsetFetch(ctx context.Context, req *kmsg.OffsetFetchRequ
 			resp.Groups[i].ErrorCode = int16(kafka.InvalidRequest)
 			return
 		}
-		topics, code := c.fetch(ctx, g.Group, g.Topics, req.Version >= 10)
+		topics, code := c.fetch(ctx, g.Group, g.Topics, lookup{byID: req.Version >= 10, stable: req.RequireStable})
 		if !room.Take(offsetsSize(topics)) {
 			topics, code = nil, kafka.InvalidRequest
 		}
@@ -80,7 +80,7 @@ func (c *Coordinator) fetchOne(ctx context.Context, req *kmsg.OffsetFetchRequest
 	if want == nil && (req.Topics != nil || req.Version < 2) {
 		want = []kmsg.OffsetFetchRequestGroupTopic{}
 	}
-	topics, code := c.fetch(ctx, req.Group, want, false)
+	topics, code := c.fetch(ctx, req.Group, want, lookup{stable: req.RequireStable})
 	if code != kafka.None && req.Version < 2 {
 		topics = refusedOffsets(want, code)
 	}
@@ -97,19 +97,25 @@ func (c *Coordinator) fetchOne(ctx context.Context, req *kmsg.OffsetFetchRequest
 	}
 }
 
+// lookup is how offsets are wanted.
+type lookup struct {
+	byID   bool // topics are named by id
+	stable bool // not those that a transaction may yet change
+}
+
 // fetch returns a group's offsets of the topics that are wanted, nil: of all.
-func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFetchRequestGroupTopic, byID bool) ([]kmsg.OffsetFetchResponseGroupTopic, kafka.ErrorCode) {
+func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFetchRequestGroupTopic, how lookup) ([]kmsg.OffsetFetchResponseGroupTopic, kafka.ErrorCode) {
 	if !validID(id, true) {
 		return nil, kafka.InvalidGroupID
 	}
 	var topics []kmsg.OffsetFetchResponseGroupTopic
 	code := c.view(ctx, id, Confirmed, func(g *Group) {
 		if want == nil {
-			topics = c.allOffsets(g)
+			topics = c.allOffsets(g, how)
 			return
 		}
 		for i := range want {
-			topics = append(topics, c.topicOffsets(g, &want[i], byID))
+			topics = append(topics, c.topicOffsets(g, &want[i], how))
 		}
 	})
 	if code != kafka.None {
@@ -118,15 +124,15 @@ func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFe
 	return topics, kafka.None
 }
 
-func (c *Coordinator) topicOffsets(g *Group, want *kmsg.OffsetFetchRequestGroupTopic, byID bool) kmsg.OffsetFetchResponseGroupTopic {
+func (c *Coordinator) topicOffsets(g *Group, want *kmsg.OffsetFetchRequestGroupTopic, how lookup) kmsg.OffsetFetchResponseGroupTopic {
 	rt := kmsg.NewOffsetFetchResponseGroupTopic()
 	rt.Topic, rt.TopicID = want.Topic, want.TopicID
-	topic, missing := c.topic(want.Topic, want.TopicID, byID)
+	topic, missing := c.topic(want.Topic, want.TopicID, how.byID)
 	for _, n := range want.Partitions {
 		switch {
 		case topic != nil:
-			rt.Partitions = append(rt.Partitions, offsetOf(g, kafka.TopicPartition{Topic: topic.ID, Partition: n}))
-		case byID:
+			rt.Partitions = append(rt.Partitions, offsetOf(g, kafka.TopicPartition{Topic: topic.ID, Partition: n}, how))
+		case how.byID:
 			rt.Partitions = append(rt.Partitions, noOffset(n, missing))
 		default: // a name without topic has nothing committed
 			rt.Partitions = append(rt.Partitions, noOffset(n, kafka.None))
@@ -135,7 +141,7 @@ func (c *Coordinator) topicOffsets(g *Group, want *kmsg.OffsetFetchRequestGroupT
 	return rt
 }
 
-func (c *Coordinator) allOffsets(g *Group) []kmsg.OffsetFetchResponseGroupTopic {
+func (c *Coordinator) allOffsets(g *Group, how lookup) []kmsg.OffsetFetchResponseGroupTopic {
 	topics := c.o.Catalog.Topics()
 	all := []kmsg.OffsetFetchResponseGroupTopic{}
 	for _, tp := range slices.SortedFunc(maps.Keys(g.offsets), compareTP) {
@@ -149,12 +155,15 @@ func (c *Coordinator) allOffsets(g *Group) []kmsg.OffsetFetchResponseGroupTopic 
 			all = append(all, rt)
 		}
 		last := &all[len(all)-1]
-		last.Partitions = append(last.Partitions, offsetOf(g, tp))
+		last.Partitions = append(last.Partitions, offsetOf(g, tp, how))
 	}
 	return all
 }
 
-func offsetOf(g *Group, tp kafka.TopicPartition) kmsg.OffsetFetchResponseGroupTopicPartition {
+func offsetOf(g *Group, tp kafka.TopicPartition, how lookup) kmsg.OffsetFetchResponseGroupTopicPartition {
+	if how.stable && g.unstable(tp) {
+		return noOffset(tp.Partition, kafka.UnstableOffsetCommit)
+	}
 	p := noOffset(tp.Partition, kafka.None)
 	if o, ok := g.Offset(tp); ok {
 		p.Offset, p.LeaderEpoch, p.Metadata = int64(o.Offset), int32(o.LeaderEpoch), &o.Metadata

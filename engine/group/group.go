@@ -46,7 +46,10 @@ type Options struct {
 	Slot    func(group string) (catalog.Slot, bool) // the slot of a group's coordinator; false: not owned here
 	Slots   func() []catalog.Slot                   // all that are owned here
 	Config  func() *config.Broker                   // the settings of now
-	Logger  *slog.Logger
+	// InTxn tells the number of the producer's open transaction, if it has the
+	// group; join: the group enters it, or it begins with that. Nil: there are no transactions.
+	InTxn  func(ctx context.Context, t Transaction, group string, join bool) (number int32, code kafka.ErrorCode)
+	Logger *slog.Logger
 	// Registerer takes the metrics; nil: none.
 	Registerer prometheus.Registerer
 }

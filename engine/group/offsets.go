@@ -82,7 +82,7 @@ func (g *Group) onDeleteOffsets(r DeleteOffsets) {
 // and otherwise offsets stay (KIP-211). Groups without members that are in no
 // coordinator's memory are the retention job's.
 func (g *Group) onExpire(now time.Time, r Expire) {
-	if !g.Exists() {
+	if !g.Exists() || len(g.txns) > 0 {
 		return
 	}
 	for tp, o := range g.offsets {

@@ -73,7 +73,7 @@ func read(ctx context.Context, cat *catalog.Catalog, id string) (catalog.GroupSt
 	if err != nil {
 		return item, nil, f, err
 	}
-	g.offsets = offsets
+	g.offsets, g.txns = offsets, maps.Clone(item.Pending)
 	return item, g, f, nil
 }
 
@@ -153,6 +153,11 @@ func (e *entry) write() job {
 		var err error
 		if len(b.set)+len(b.del) > 0 {
 			err = cat.CommitOffsets(ctx, item, b.set, slices.Collect(maps.Keys(b.del)))
+		}
+		for _, id := range slices.Sorted(maps.Keys(b.pending)) { // behind the offsets: what has ended well is the group's
+			if err == nil {
+				err = cat.PutPending(ctx, item, id, b.pending[id])
+			}
 		}
 		return func() {
 			if err != nil {

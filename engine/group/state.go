@@ -109,6 +109,9 @@ type Group struct {
 	topics  map[string]bool // subscribed, as of the generation; nil: cannot be told
 	offsets map[kafka.TopicPartition]catalog.GroupOffset
 
+	txns  map[int64]catalog.PendingOffsets // by producer id: offsets that wait for a transaction's end
+	asked map[int64]*asked                 // by producer id: whose transaction is being looked at (txn.go)
+
 	out Effects // of the running step
 }
 
@@ -117,6 +120,7 @@ func NewGroup() *Group {
 	return &Group{
 		byID: map[string]*Member{}, static: map[string]*Member{}, pending: map[string]time.Time{},
 		unsynced: map[string]bool{}, offsets: map[kafka.TopicPartition]catalog.GroupOffset{},
+		txns: map[int64]catalog.PendingOffsets{}, asked: map[int64]*asked{},
 	}
 }
 
@@ -124,11 +128,13 @@ func NewGroup() *Group {
 func (g *Group) Exists() bool { return g.created && g.state != Dead }
 
 // Idle tells whether nothing is under way in the group: it needs no memory.
-func (g *Group) Idle() bool { return g.Quiet() && len(g.pending) == 0 }
+func (g *Group) Idle() bool { return g.Quiet() && len(g.pending) == 0 && len(g.txns) == 0 }
 
 // Quiet tells whether at most pending members would be forgotten with the
 // group; they can join anew.
-func (g *Group) Quiet() bool { return len(g.members) == 0 && g.joinAt.IsZero() }
+func (g *Group) Quiet() bool {
+	return len(g.members) == 0 && g.joinAt.IsZero() && len(g.asked) == 0
+}
 
 // Applied says that offsets are durable: from now on they can be fetched.
 func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del map[kafka.TopicPartition]bool) {

@@ -25,6 +25,12 @@ func (g *Group) Step(now time.Time, ev Event) Effects {
 		g.onDeleteOffsets(ev)
 	case Delete:
 		g.onDelete(ev)
+	case TxnBegin:
+		g.onTxnBegin(ev)
+	case TxnCommit:
+		g.onTxnCommit(now, ev)
+	case TxnEnd:
+		g.onTxnEnd(ev)
 	case Tick:
 		g.onTick(now)
 	case Expire:

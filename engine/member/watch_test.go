@@ -185,15 +185,41 @@ func TestBetweenLooks(t *testing.T) {
 		if due := s.w.Due(s.now); !due.Equal(seen.Add(c.due)) {
 			t.Errorf("a look after %v: due after %v, want %v", c.look, due.Sub(seen), c.due)
 		}
-		for range minReads {
-			s.w.Renewed(s.now)
-			if dead := s.w.Observe(seen.Add(c.due-1), s.live, s.beats); dead != nil {
+		for ago := timeout / 10; ago < c.due; ago += timeout / 10 {
+			s.w.Renewed(seen.Add(ago))
+			if dead := s.w.Observe(seen.Add(ago), s.live, s.beats); dead != nil {
 				t.Errorf("a look after %v: %v is suspected too early", c.look, dead)
 			}
-			s.w.Renewed(seen.Add(c.due - 1))
+		}
+		if dead := s.w.Observe(seen.Add(c.due-1), s.live, s.beats); dead != nil {
+			t.Errorf("a look after %v: %v is suspected too early", c.look, dead)
 		}
 		if dead := s.w.Observe(seen.Add(c.due), s.live, s.beats); len(dead) != 1 {
 			t.Errorf("a look after %v: nobody is suspected when it is due", c.look)
 		}
+	}
+}
+
+// TestNobodyCouldRenew: what keeps a watcher from looking may keep others from renewing; they have the whole timeout from
+// when it is over.
+func TestNobodyCouldRenew(t *testing.T) {
+	s := newScene(2)
+	look := func(ago time.Duration) []catalog.SessionID {
+		s.now = s.now.Add(ago)
+		s.w.Renewed(s.now)
+		return s.w.Observe(s.now, s.live, s.beats)
+	}
+	look(timeout / 12)
+	for range minReads {
+		look(timeout / 12)
+	}
+	look(2 * timeout) // the store was away
+	for ago := timeout / 12; ago < timeout; ago += timeout / 12 {
+		if dead := look(timeout / 12); dead != nil {
+			t.Fatalf("%v behind the store's return: %v are suspected", ago, dead)
+		}
+	}
+	if dead := look(timeout / 12); len(dead) != 1 {
+		t.Errorf("suspected: %v, want the one that has stood still for the timeout", dead)
 	}
 }

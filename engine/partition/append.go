@@ -50,6 +50,11 @@ type Appended struct {
 // answered as the original, which may not be durable yet either. Errors are
 // kafka.ErrorCodes; after one the log is as before.
 func (l *Log) Append(batch []byte, h record.Header) (Appended, error) {
+	return l.append(batch, h, func(bundle.Batch) error { return nil })
+}
+
+// append is Append; may has the last word, under the lock, about what is no duplicate.
+func (l *Log) append(batch []byte, h record.Header, may func(b bundle.Batch) error) (Appended, error) {
 	a := Appended{Base: -1, Last: -1, LogStart: kafka.Offset(l.logStart.Load()), Timestamp: -1}
 	b, err := describe(batch, h)
 	if err != nil {
@@ -63,6 +68,9 @@ func (l *Log) Append(batch []byte, h record.Header) (Appended, error) {
 		return a, err
 	}
 	original, err := t.check(b)
+	if err == nil && original == nil {
+		err = may(b)
+	}
 	if err != nil {
 		l.o.Metrics.rejected(err)
 		return a, err

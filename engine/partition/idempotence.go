@@ -34,7 +34,7 @@ func check(st *bundle.State, b bundle.Batch) (*bundle.ProducerBatch, error) {
 	switch {
 	case b.ProducerEpoch < p.Epoch:
 		return nil, kafka.InvalidProducerEpoch
-	case marker && b.CoordEpoch < p.CoordEpoch:
+	case marker && before(b.CoordEpoch, p.CoordEpoch):
 		return nil, kafka.TransactionCoordinatorFenced
 	case marker:
 		return nil, nil
@@ -72,3 +72,7 @@ func expectedSequence(p *bundle.Producer, epoch int16) int32 {
 
 // transactional reads the batch's attribute bit 4.
 func transactional(b bundle.Batch) bool { return b.Attributes&(1<<4) != 0 }
+
+// before tells whether a marker's number lies before another's. Numbers go on
+// with 0 behind 2^31-1; -1 is none.
+func before(n, last int32) bool { return last >= 0 && (n-last)&math.MaxInt32 > 1<<30 }

@@ -36,7 +36,7 @@ func open(ctx context.Context, e job.Environment) (job.Run, error) {
 		s, err := r.Turn(ctx)
 		return job.Report{Unfinished: s.Unfinished, Metrics: map[string]float64{
 			"Partitions": float64(s.Partitions), "RaisedStarts": float64(s.Raised),
-			"RemovedSegments": float64(s.Segments), "RemovedBytes": float64(s.Bytes), "DeletedObjects": float64(s.Objects), "ExpiredOffsets": float64(s.Offsets),
+			"RemovedSegments": float64(s.Segments), "RemovedBytes": float64(s.Bytes), "DeletedObjects": float64(s.Objects), "ExpiredOffsets": float64(s.Offsets), "ExpiredTransactionalIds": float64(s.Txns),
 		}}, err
 	}, nil
 }

@@ -39,7 +39,8 @@ var allowed = map[string][]string{
 	"engine/slot":       {"internal/kafka", "internal/catalog", "tiering", "engine/partition", "engine/member"},
 	"engine/group":      {"internal/kafka", "internal/catalog"},
 	"engine/peer":       {"internal/kafka"},
-	"engine/api":        {"internal/kafka", "internal/catalog", "tiering/objcache", "engine/partition", "engine/group", "engine/member", "engine/peer"},
+	"engine/txn":        {"internal/kafka", "internal/catalog", "engine/partition", "engine/group", "engine/member", "engine/peer"},
+	"engine/api":        {"internal/kafka", "internal/catalog", "tiering/objcache", "engine/partition", "engine/group", "engine/txn", "engine/member", "engine/peer"},
 	"engine/broker":     {"internal", "tiering", "engine"},
 	"engine/enginetest": {"internal", "tiering", "engine"},
 

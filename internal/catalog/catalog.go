@@ -1,5 +1,6 @@
 // Package catalog is the typed view of the metadata table: the cluster,
-// topics, slots, sessions, segments, groups and their offsets.
+// topics, slots, sessions, segments, groups and their
+// offsets, transactional ids.
 //
 // Every write is a conditional commit that states what it stands on. While
 // the outcome of one is unknown, it is repeated with the same id until it is
@@ -17,8 +18,9 @@
 //	slots          <slot>                    owner, epoch, spans, checkpoints
 //	starts/<slot>  <topic id>/<partition>    log start offsets
 //	log/<t>/<p>    seg/<base>                sealed segments
-//	group/<id>     state, part/…, offsets/…  groups
+//	group/<id>     state, part/…, offsets/…, txn/…  groups
 //	groups/<slot>  <id>                      index of them
+//	txns/<slot>    <id>                      transactional ids
 //	pids           next                      the next producer id
 //	jobs           <job>                     the lease of a job, and how far it is
 //	dead           <due>/<t>/<p>/<base>      objects that a commit has unreferenced

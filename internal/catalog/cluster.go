@@ -14,13 +14,18 @@ import (
 // the highest; an old one is raised by RaiseLevel.
 const (
 	MinLevel = 1
-	Level    = 2
+	Level    = 3
 )
 
 // LevelNames is the first feature level at which the object store has what a
 // catalogue that was lost is rebuilt from, besides the log: manifests, and the marked ends of sealed
 // sessions. Programs of level 1 do not know these objects.
 const LevelNames = 2
+
+// LevelTxns is the first feature level at which there are transactions: items of
+// transactional ids, and offsets of groups that wait for a transaction's end. Programs of
+// level 2 would pass over them.
+const LevelTxns = 3
 
 // ErrLevel means that a program does not work at the cluster's feature level.
 var ErrLevel = errors.New("catalog: this program does not work at the cluster's feature level")

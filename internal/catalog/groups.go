@@ -16,11 +16,14 @@ import (
 // GroupState is a group's state: a SavedGroup as text, and the item that the
 // coordinator's commits are conditional on.
 type GroupState struct {
-	ID     string
-	Value  []byte
-	exists bool
-	item   meta.Item
-	chunks []meta.Item // of a value too large for one item
+	ID    string
+	Value []byte
+	// Pending has, by producer id, what open transactions have for the group, as it was read and put since.
+	Pending   map[int64]PendingOffsets
+	exists    bool
+	item      meta.Item
+	chunks    []meta.Item         // of a value too large for one item
+	producers map[int64]meta.Item // that have, or had, something in Pending
 }
 
 // GroupOffset is a committed offset.
@@ -56,7 +59,7 @@ const (
 	stateSK       = "state"
 	partPrefix    = "part/"
 	offsetsPrefix = "offsets/"
-	afterOffsets  = "offsets0" // '0' follows '/'; the state and its parts sort behind
+	afterOffsets  = "offsets0" // '0' follows '/'; the state, its parts and what is pending sort behind
 
 	jobBroker = -1 // in a fence: not a broker, but a job
 )
@@ -137,6 +140,9 @@ func (c *Catalog) GroupStands(ctx context.Context, g GroupState) (stands bool, e
 // written by one commit; that they are not means a conflict: it was written
 // while they were read.
 func (g *GroupState) fill(items []meta.Item) error {
+	if err := g.fillPending(items); err != nil {
+		return err
+	}
 	var value [][]byte
 	for _, it := range items {
 		if it.SK != stateSK && !strings.HasPrefix(it.SK, partPrefix) {
@@ -193,11 +199,14 @@ func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (Group
 		index := meta.Item{Key: meta.Key{PK: groupsPK(slot.Slot), SK: g.ID}}
 		ops = append(ops, meta.Create(index.Key, meta.Attrs{"v": format}))
 	}
-	id, err := c.withSlot(ctx, slot, ops)
+	gone, left := g.gone()
+	id, err := c.withSlot(ctx, slot, append(ops, gone...))
 	if err != nil {
 		return g, fmt.Errorf("save group %q: %w", g.ID, err)
 	}
-	return g.saved(ops[:n], id), nil
+	g = g.saved(ops[:n], id)
+	g.producers = left
+	return g, nil
 }
 
 // puts returns the operations that write the value. The first n put it, the
@@ -223,7 +232,7 @@ func (g GroupState) puts() (ops []meta.Op, n int, err error) {
 
 // saved returns the state as a commit of puts has left it.
 func (g GroupState) saved(puts []meta.Op, id string) GroupState {
-	next := GroupState{ID: g.ID, Value: g.Value, exists: true, item: written(puts[0], id)}
+	next := GroupState{ID: g.ID, Value: g.Value, Pending: g.Pending, exists: true, item: written(puts[0], id), producers: g.producers}
 	for _, op := range puts[1:] {
 		next.chunks = append(next.chunks, written(op, id))
 	}
@@ -401,6 +410,11 @@ func (c *Catalog) RemoveGroup(ctx context.Context, slot kafka.Slot, g GroupState
 	if err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, err)
 	}
+	pending, err := c.all(ctx, groupPK(g.ID), txnPrefix)
+	if err != nil {
+		return fmt.Errorf("delete group %q: %w", g.ID, err)
+	}
+	items = append(items, pending...)
 	for part := range slices.Chunk(items, maxRuns) {
 		ops := []meta.Op{meta.Check(g.item)}
 		for _, it := range part {

@@ -59,7 +59,8 @@ func PartitionSlot(topic string, partition int32, slots int) Slot {
 	return Slot((uint64(hash(topic)) + uint64(partition)) % uint64(slots))
 }
 
-// GroupSlot returns the slot of a consumer group's coordinator.
+// GroupSlot returns the slot of a consumer group's coordinator, or of a
+// transactional id's.
 func GroupSlot(group string, slots int) Slot { return Slot(uint64(hash(group)) % uint64(slots)) }
 
 func hash(s string) uint32 {

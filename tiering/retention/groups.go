@@ -19,8 +19,8 @@ func (j *Job) groupsDue(p position) bool {
 	return p.Slot > 0 || time.Since(time.UnixMilli(p.Groups)) >= max(c.OffsetsRetention/groupScans, c.OffsetsRetentionCheck)
 }
 
-// groups removes the expired offsets of groups without members, and groups of
-// which nothing is left, slot by slot. Groups with members are their
+// groups removes the expired offsets of groups without members, groups of
+// which nothing is left, and expired transactional ids, slot by slot. Groups with members are their
 // coordinators', who alone know for certain what is subscribed to. One that fails
 // does not hold up the others.
 func (t *turn) groups(ctx context.Context) error {
@@ -46,6 +46,12 @@ func (t *turn) groups(ctx context.Context) error {
 			if err := t.keep(ctx); err != nil {
 				return errors.Join(append(errs, err)...)
 			}
+		}
+		if err := t.txns(ctx, slot); err != nil {
+			errs = append(errs, err)
+		}
+		if err := t.keep(ctx); err != nil || ctx.Err() != nil {
+			return errors.Join(append(errs, err)...)
 		}
 	}
 	t.at.Groups, t.at.Slot = time.Now().UnixMilli(), 0
@@ -96,7 +102,7 @@ func (t *turn) expiry(ctx context.Context, id string) (e expiry, err error) {
 	if e.state, offsets, err = t.o.Catalog.LoadGroup(ctx, id); err != nil || len(e.state.Value) == 0 {
 		return e, err
 	}
-	if e.value, err = catalog.DecodeGroup(e.state.Value); err != nil || !e.value.Empty() {
+	if e.value, err = catalog.DecodeGroup(e.state.Value); err != nil || !e.value.Empty() || len(e.state.Pending) > 0 {
 		return e, err
 	}
 	for tp := range offsets {

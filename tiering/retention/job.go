@@ -65,6 +65,7 @@ type Stats struct {
 	Bytes              int64 // of their objects
 	Objects            int64 // deleted
 	Offsets            int   // of groups, expired
+	Txns               int   // transactional ids, expired
 	Unfinished         bool  // the time was over before the pass
 }
 

@@ -109,6 +109,10 @@ type Broker struct {
 	OffsetMetadataMaxBytes     int
 	OffsetsCommitInterval      time.Duration
 
+	TxnMaxTimeout             time.Duration
+	TxnAbortInterval          time.Duration
+	TransactionalIDExpiration time.Duration
+
 	HeartbeatInterval time.Duration
 	SessionTimeout    time.Duration
 
@@ -298,6 +302,9 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.OffsetsRetentionCheck = v.ms("offsets.retention.check.interval.ms")
 	b.OffsetMetadataMaxBytes = int(v.int("offset.metadata.max.bytes"))
 	b.OffsetsCommitInterval = v.ms("offsets.commit.interval.ms")
+	b.TxnMaxTimeout = v.ms("transaction.max.timeout.ms")
+	b.TxnAbortInterval = v.ms("transaction.abort.timed.out.transaction.cleanup.interval.ms")
+	b.TransactionalIDExpiration = v.ms("transactional.id.expiration.ms")
 	b.HeartbeatInterval = v.ms("broker.heartbeat.interval.ms")
 	b.SessionTimeout = v.ms("broker.session.timeout.ms")
 	b.WALInterval = v.ms("wal.interval.ms")

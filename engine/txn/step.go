@@ -196,10 +196,8 @@ func (r end) step(t *catalog.Txn, now time.Time) outcome {
 	switch t.State {
 	case catalog.TxnOngoing:
 		return r.prepare(t, decided, now)
-	case catalog.TxnPrepareCommit, catalog.TxnPrepareAbort:
-		if t.State == decided {
-			return refuse(kafka.ConcurrentTransactions)
-		}
+	case catalog.TxnPrepareCommit, catalog.TxnPrepareAbort: // what it comes to is told then
+		return refuse(kafka.ConcurrentTransactions)
 	case catalog.TxnCompleteCommit:
 		if r.commit && (repeated || !r.raise) {
 			return outcome{}
@@ -212,7 +210,7 @@ func (r end) step(t *catalog.Txn, now time.Time) outcome {
 	}
 	// With raised epochs a producer may abort what it has not begun: it does not
 	// know whether it has, if nothing was answered.
-	if r.raise && !r.commit && !repeated && !t.Prepared() {
+	if r.raise && !r.commit && !repeated {
 		t.Partitions, t.Groups, t.StartMs = nil, nil, 0
 		t.Number = (t.Number + 1) & math.MaxInt32
 		return r.prepare(t, decided, now)

@@ -43,7 +43,7 @@ func TestSuites(t *testing.T) {
 	expected := readExpected(t, "expected.txt")
 	tools := filepath.Join(brokertest.Root(t), ".tools", "suites")
 	for _, s := range []suite{
-		{name: "franz-go", least: 28, run: franzGo},
+		{name: "franz-go", least: 29, run: franzGo},
 		{name: "rskafka", needs: "rskafka.version", least: 58, run: rskafka},
 		{name: "kafka-python", needs: "kafka-python.version", least: 55, run: kafkaPython},
 	} {
@@ -59,11 +59,10 @@ func TestSuites(t *testing.T) {
 	}
 }
 
-// franzGo runs the tests of franz-go's client that need a broker, except those
-// of transactions. Those of KIP-848 and share groups skip themselves where the
+// franzGo runs the tests of franz-go's client that need a broker. Those of KIP-848 and share groups skip themselves where the
 // broker has no such APIs.
 func franzGo(t *testing.T, r runner) results {
-	const tests = `^(TestPing|TestIssue.*|TestConsume.*|TestDirect.*|TestAddRemove.*|TestPause.*|TestPooling|TestGroupSimple|TestGroupETL|TestHookPollStart|TestClient_Produce.*|TestShareGroup.*)$`
+	const tests = `^(TestPing|TestIssue.*|TestConsume.*|TestDirect.*|TestAddRemove.*|TestPause.*|TestPooling|TestGroupSimple|TestGroupETL|TestTxnEtl|TestHookPollStart|TestClient_Produce.*|TestShareGroup.*)$`
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-json", "-count=1", "-timeout=8m", "-run", tests, "github.com/twmb/franz-go/pkg/kgo")
 	cmd.Env = append(os.Environ(), "KGO_SEEDS="+r.broker, "KGO_TEST_RF=1", "KGO_TEST_RECORDS=20000")
 	return parseGoTest(t, output(t, cmd))

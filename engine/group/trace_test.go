@@ -2,6 +2,7 @@ package group
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -20,12 +21,16 @@ import (
 //	sync r= m= gen= [inst=] [a:<member>=<assignment> …] [proto=] [type=]
 //	hb r= m= gen= [inst=]        leave r= m=a,b | inst=a
 //	commit r= [m=] [gen=-1] [v=8] [inst=] t:<partition>=<offset> [retention=1s]
+//	txn-begin r= pid=1           txn-commit r= pid=1 n=<number> [m=] [gen=-1] [topic=t0] [p=0] [offset=1] [seen=<code>] [asked=<request>]
+//	txn-end r= pid=1 n=<number> [abort=1]          stable [topic=t0] [p=0]
 //	delete-offsets r= topic=t0 p=0      delete r=      expire [gone=t0]
 //	advance d=5s  (ticks whenever one is due)      reload      show
 type trace struct {
 	g    *Group
 	now  time.Time
 	toks []string
+	asks map[string]*asked // by the request that asked
+	last map[int64]*asked  // by producer id
 	out  strings.Builder
 }
 
@@ -40,7 +45,7 @@ func (tr *trace) token(name string) Token {
 
 func TestTraces(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		tr := &trace{now: time.UnixMilli(1_000_000)}
+		tr := &trace{now: time.UnixMilli(1_000_000), asks: map[string]*asked{}, last: map[int64]*asked{}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			tr.out.Reset()
 			tr.run(t, d)
@@ -92,6 +97,9 @@ func (tr *trace) run(t *testing.T, d *datadriven.TestData) {
 		tr.reload(t)
 	case "show":
 		tr.show()
+	case "stable":
+		p := offsetOf(tr.g, tp(arg(d, "topic", "t0"), num(d, "p", 0)), lookup{stable: true})
+		fmt.Fprintf(&tr.out, "%s offset %d\n", code(kafka.ErrorCode(p.ErrorCode)), p.Offset)
 	default:
 		tr.step(tr.event(t, d))
 	}
@@ -140,6 +148,21 @@ func (tr *trace) event(t *testing.T, d *datadriven.TestData) Event {
 		}
 		c.Offsets[tp(arg(d, "topic", "t0"), num(d, "p", 0))] = o
 		return c
+	case "txn-begin":
+		return TxnBegin{Token: tok, ProducerID: int64(num(d, "pid", 1))}
+	case "txn-commit":
+		c := TxnCommit{
+			Token: tok, MemberID: m, InstanceID: ptr(d, "inst"), Generation: gen, ProducerID: int64(num(d, "pid", 1)), Number: int32(num(d, "n", 1)), Seen: kafka.ErrorCode(num(d, "seen", 0)),
+			Offsets: map[kafka.TopicPartition]catalog.GroupOffset{
+				tp(arg(d, "topic", "t0"), num(d, "p", 0)): {Offset: kafka.Offset(num(d, "offset", 1)), CommitMs: tr.now.UnixMilli()},
+			},
+		}
+		if c.Asked = tr.last[c.ProducerID]; arg(d, "asked", "") != "" {
+			c.Asked = tr.asks[arg(d, "asked", "")]
+		}
+		return c
+	case "txn-end":
+		return TxnEnd{Token: tok, ProducerID: int64(num(d, "pid", 1)), Number: int32(num(d, "n", 1)), Commit: num(d, "abort", 0) == 0}
 	case "delete-offsets":
 		name := arg(d, "topic", "t0")
 		return DeleteOffsets{Token: tok, Topics: []TopicOffsets{{Name: name, All: []kafka.TopicPartition{tp(name, num(d, "p", 0))}}}}
@@ -192,11 +215,17 @@ func (tr *trace) step(ev Event) {
 		fmt.Fprintf(&tr.out, "del %s\n", topicName(tp))
 		del[tp] = true
 	}
+	for _, pid := range slices.Sorted(maps.Keys(e.Pending)) {
+		fmt.Fprintf(&tr.out, "pending %d: %d of transaction %d\n", pid, len(e.Pending[pid].Offsets), e.Pending[pid].Number)
+	}
 	tr.g.Applied(e.Set, del)
 	if e.Delete {
 		fmt.Fprintf(&tr.out, "remove\n")
 	}
 	for _, r := range e.Replies {
+		if a, ok := r.Body.(*asked); ok {
+			tr.asks[tr.toks[r.Token-1]], tr.last[ev.(TxnBegin).ProducerID] = a, a
+		}
 		fmt.Fprintf(&tr.out, "%s: %s%s\n", tr.toks[r.Token-1], code(r.Code), body(r))
 	}
 }
@@ -209,7 +238,7 @@ func code(c kafka.ErrorCode) string {
 }
 
 func body(r Reply) string {
-	when := [...]string{"", " [saved]", " [written]", " [deleted]"}[r.When]
+	when := [...]string{"", " [saved]", " [written]", " [deleted]", " [confirmed]"}[r.When]
 	switch b := r.Body.(type) {
 	case Joined:
 		if r.Code != kafka.None {
@@ -253,7 +282,7 @@ func (tr *trace) reload(t *testing.T) {
 	if err != nil || got != f {
 		t.Fatalf("decode: fence %v, %v", got, err)
 	}
-	g.Limits, g.offsets = tr.g.Limits, tr.g.offsets
+	g.Limits, g.offsets, g.txns = tr.g.Limits, tr.g.offsets, tr.g.txns
 	g.resume(tr.now)
 	tr.g = g
 }

@@ -83,7 +83,7 @@ func TestJavaTools(t *testing.T) {
 	has(tool("", "reassign", "--list"), "No partition reassignments found.")
 	has(tool("", "groups", "--delete", "--group", "jg"), "was successful")
 	has(tool("", "features", "describe"), "Feature: varve.level")
-	has(tool("", "features", "upgrade", "--feature", "varve.level=2"), "varve.level was upgraded to 2")
+	has(tool("", "features", "upgrade", "--feature", "varve.level=3"), "varve.level was upgraded to 3")
 	tool("", "topics", "--delete", "--topic", "j")
 	if out := tool("", "topics", "--list"); strings.TrimSpace(out) != "__consumer_offsets" {
 		t.Errorf("topics left: %s", out)

@@ -178,11 +178,11 @@ func (r *rig) create(t *testing.T, topic string, partitions int32) {
 }
 
 // read reads n records of a topic with franz-go, in each partition in order.
-func (r *rig) read(t *testing.T, topic string, n int) []*kgo.Record {
+func (r *rig) read(t *testing.T, topic string, n int, opts ...kgo.Opt) []*kgo.Record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cl := r.open(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	cl := r.open(t, append(opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	var all []*kgo.Record
 	for len(all) < n {
 		fetches := cl.PollFetches(ctx)
@@ -220,6 +220,8 @@ Real clients against the real binary: this table is written by the test that run
   (null ones too), headers, timestamp, and that the batch is in the codec asked for. What a client *consumes* was written by franz-go.
 - *Groups*: a second member joins and leaves, and the partitions are spread anew each time. *Commits* are looked up in the broker afterwards.
   A *large message* has 10 MiB. *Idempotence* is seen in the batches: they carry a producer id.
+- *Transactions*: one is aborted, one committed with a group's offsets, one aborted that would have committed others. As read_committed the
+  client and franz-go read what the second wrote and nothing else, as read_uncommitted all is there, and the group's offsets are the second's.
 - *client: no* is a feature that the client does not have.
 
 `

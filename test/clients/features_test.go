@@ -40,6 +40,7 @@ var features = slices.Concat(
 		{"large messages", large},
 		{"idempotence", idempotence},
 		{"topics: create, list, delete", admin},
+		{"transactions", transactions},
 	},
 )
 
@@ -77,11 +78,7 @@ func written(t *testing.T, r *rig, c client, topic string) []*kgo.Record {
 	all := r.read(t, topic, count)
 	var got []driver.Record
 	for _, k := range all {
-		p := driver.Record{Partition: k.Partition, Offset: k.Offset, Timestamp: k.Timestamp.UnixMilli(), Key: k.Key, Value: k.Value}
-		for _, h := range k.Headers {
-			p.Headers = append(p.Headers, driver.Header{Name: h.Key, Value: h.Value})
-		}
-		got = append(got, p)
+		got = append(got, printable(k))
 	}
 	want := made()
 	byPartition(got)
@@ -93,6 +90,14 @@ func written(t *testing.T, r *rig, c client, topic string) []*kgo.Record {
 	}
 	same(t, got, want)
 	return all
+}
+
+func printable(k *kgo.Record) driver.Record {
+	p := driver.Record{Partition: k.Partition, Offset: k.Offset, Timestamp: k.Timestamp.UnixMilli(), Key: k.Key, Value: k.Value}
+	for _, h := range k.Headers {
+		p.Headers = append(p.Headers, driver.Header{Name: h.Key, Value: h.Value})
+	}
+	return p
 }
 
 func consume(t *testing.T, r *rig, c client, codec string) string {
@@ -143,7 +148,14 @@ func commit(t *testing.T, r *rig, c client, mode string) string {
 		return no
 	}
 	same(t, records(t, out), made())
-	offsets, err := kadm.NewClient(r.open(t)).FetchOffsets(t.Context(), name)
+	committed(t, r, name)
+	return yes
+}
+
+// committed fails the test unless a group has committed the end of what all have read.
+func committed(t *testing.T, r *rig, group string) {
+	t.Helper()
+	offsets, err := kadm.NewClient(r.open(t)).FetchOffsets(t.Context(), group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +164,6 @@ func commit(t *testing.T, r *rig, c client, mode string) string {
 			t.Errorf("partition %d: committed is %d (%v)", p, o.At, ok)
 		}
 	}
-	return yes
 }
 
 func large(t *testing.T, r *rig, c client) string {
@@ -185,6 +196,46 @@ func admin(t *testing.T, r *rig, c client) string {
 	if _, ok := r.run(t, c, "admin", c.program+"-admin"); !ok {
 		return no
 	}
+	return yes
+}
+
+// transactions reads a topic to the last marker. In each partition there are a
+// record of an aborted transaction and its marker, those of the committed one
+// and its marker, and again a record of an aborted one and its marker.
+func transactions(t *testing.T, r *rig, c client) string {
+	topic := c.program + "-transactions"
+	r.create(t, topic, driver.Partitions)
+	out, ok := r.run(t, c, "transact", shared("none"), topic, topic, itoa(count))
+	if !ok {
+		return no
+	}
+	want := made()
+	for i := range want {
+		want[i].Offset += 2
+	}
+	same(t, records(t, out), want)
+	for _, reader := range []struct {
+		level   kgo.IsolationLevel
+		aborted int // records of aborted transactions that it sees
+	}{{kgo.ReadCommitted(), 0}, {kgo.ReadUncommitted(), 2 * driver.Partitions}} {
+		n := count + reader.aborted + 3*driver.Partitions
+		aborted := 0
+		var got []driver.Record
+		for _, k := range r.read(t, topic, n, kgo.FetchIsolationLevel(reader.level), kgo.KeepControlRecords()) {
+			switch {
+			case k.Attrs.IsControl():
+			case string(k.Value) == driver.No:
+				aborted++
+			default:
+				got = append(got, printable(k))
+			}
+		}
+		if aborted != reader.aborted {
+			t.Fatalf("%d records of aborted transactions, want %d", aborted, reader.aborted)
+		}
+		same(t, byPartition(got), want)
+	}
+	committed(t, r, topic)
 	return yes
 }
 

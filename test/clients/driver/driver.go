@@ -16,6 +16,14 @@
 //	commit MODE TOPIC GROUP COUNT    read COUNT records in a group, commit (sync, async or auto), leave
 //	large TOPIC SIZE                 write Large(SIZE) to partition 0 and read it back
 //	admin TOPIC                      create TOPIC with 3 partitions, find it in the list, delete it, miss it there
+//	transact INPUT OUTPUT GROUP COUNT  three transactions of one producer, whose transactional id is GROUP, and a read
+//
+// The transactions of transact are, in this order: one that writes No to each
+// of OUTPUT's partitions 0 to 2, aborted; one that writes what produce does to
+// OUTPUT and commits offset COUNT/3 of INPUT's partitions 0 to 2 for GROUP,
+// committed; one that writes No to each again and would commit offset 1,
+// aborted. Then it reads COUNT records of OUTPUT as consume does, but those of
+// committed transactions only.
 //
 // What is read is printed as a Record in JSON, one a line.
 package driver
@@ -51,6 +59,9 @@ type Record struct {
 
 // Unsupported is the exit code of a program whose client has no such feature.
 const Unsupported = 3
+
+// No is the value of the records of aborted transactions.
+const No = "no"
 
 // Base is the timestamp of record 0, in milliseconds since 1970.
 const Base = 1_700_000_000_000
@@ -110,6 +121,7 @@ type Client interface {
 	Commit(ctx context.Context, mode, topic, group string, count int) error
 	Large(ctx context.Context, topic string, size int) error
 	Admin(ctx context.Context, topic string) error
+	Transact(ctx context.Context, input, output, group string, count int) error
 }
 
 // Main runs the command of the process's arguments.
@@ -150,6 +162,8 @@ func run(ctx context.Context, c Client, command string, args []string) error {
 		return c.Large(ctx, args[0], number(args[1]))
 	case "admin":
 		return c.Admin(ctx, args[0])
+	case "transact":
+		return c.Transact(ctx, args[0], args[1], args[2], number(args[3]))
 	}
 	return fmt.Errorf("no command %q", command)
 }

@@ -41,26 +41,34 @@ func (c client) Produce(ctx context.Context, topic, codec string, count int, ide
 		opts = append(opts, kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(1))
 	}
 	return c.with(func(cl *kgo.Client) error {
-		var all []*kgo.Record
-		for i := range count {
-			r := driver.Make(i)
-			k := &kgo.Record{Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp)}
-			for _, h := range r.Headers {
-				k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Name, Value: h.Value})
-			}
-			all = append(all, k)
-		}
-		return cl.ProduceSync(ctx, all...).FirstErr()
+		return cl.ProduceSync(ctx, made(topic, count)...).FirstErr()
 	}, opts...)
 }
 
+func made(topic string, count int) []*kgo.Record {
+	var all []*kgo.Record
+	for i := range count {
+		r := driver.Make(i)
+		k := &kgo.Record{Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp)}
+		for _, h := range r.Headers {
+			k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Name, Value: h.Value})
+		}
+		all = append(all, k)
+	}
+	return all
+}
+
 func (c client) Consume(ctx context.Context, topic string, count int) error {
+	return c.consume(ctx, topic, count)
+}
+
+func (c client) consume(ctx context.Context, topic string, count int, opts ...kgo.Opt) error {
 	from := map[int32]kgo.Offset{}
 	for p := range int32(driver.Partitions) {
 		from[p] = kgo.NewOffset().AtStart()
 	}
 	return c.with(func(cl *kgo.Client) error { return read(ctx, cl, count) },
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}))
+		append(opts, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}))...)
 }
 
 func read(ctx context.Context, cl *kgo.Client, count int) error {
@@ -188,4 +196,52 @@ func (c client) topics(ctx context.Context) (all kadm.TopicDetails, err error) {
 		return err
 	})
 	return all, err
+}
+
+func (c client) Transact(ctx context.Context, input, output, group string, count int) error {
+	s, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(c.bootstrap), kgo.TransactionalID(group), kgo.ConsumerGroup(group), kgo.ConsumeTopics(input),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	no, again := make([]*kgo.Record, driver.Partitions), map[int32]kgo.EpochOffset{}
+	for p := range int32(driver.Partitions) {
+		no[p] = &kgo.Record{Topic: output, Partition: p, Value: []byte(driver.No)}
+		again[p] = kgo.EpochOffset{Epoch: -1}
+	}
+	if err := transaction(ctx, s, 0, no, kgo.TryAbort); err != nil {
+		return err
+	}
+	if err := transaction(ctx, s, count, made(output, count), kgo.TryCommit); err != nil {
+		return err
+	}
+	s.Client().SetOffsets(map[string]map[int32]kgo.EpochOffset{input: again})
+	if err := transaction(ctx, s, 1, no, kgo.TryAbort); err != nil {
+		return err
+	}
+	return c.consume(ctx, output, count, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+}
+
+// transaction reads records, whose offsets are committed with it, and writes
+// others. The offsets of one that is aborted are not sent at all.
+func transaction(ctx context.Context, s *kgo.GroupTransactSession, read int, write []*kgo.Record, end kgo.TransactionEndTry) error {
+	if err := s.Begin(); err != nil {
+		return err
+	}
+	for read > 0 {
+		fetches := s.PollRecords(ctx, read)
+		if err := fetches.Err(); err != nil {
+			return err
+		}
+		read -= fetches.NumRecords()
+	}
+	if err := s.ProduceSync(ctx, write...).FirstErr(); err != nil {
+		return err
+	}
+	committed, err := s.End(ctx, end)
+	if err == nil && committed != bool(end) {
+		err = errors.New("the transaction was not committed")
+	}
+	return err
 }

@@ -6,10 +6,13 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.IntConsumer;
+import java.util.stream.IntStream;
 
 /** What the Go package ../driver describes: records, output and groups. */
 final class Driver {
+    static final long BASE = 1_700_000_000_000L;
     static final int PARTITIONS = 3;
+    static final String NO = "no"; // value of the records of aborted transactions
     static final int UNSUPPORTED = 3; // exit code
 
     record Header(String name, byte[] value) {}
@@ -32,7 +35,16 @@ final class Driver {
         byte[] value = i % 10 == 9 ? null : bytes("w\u00e4rve-" + i + " " + "abcdefgh".repeat(i % 50 + 1));
         List<Header> headers = List.of(new Header("n", bytes("" + i)), new Header("twice", bytes("1")), new Header("twice", bytes("2")),
                 new Header("bytes", new byte[] {(byte) 255, 1, 2}));
-        return new Record(i % PARTITIONS, i / PARTITIONS, 1_700_000_000_000L + i * 1000L, key, value, headers);
+        return new Record(i % PARTITIONS, i / PARTITIONS, BASE + i * 1000L, key, value, headers);
+    }
+
+    static List<Record> made(int count) {
+        return IntStream.range(0, count).mapToObj(Driver::make).toList();
+    }
+
+    /** What an aborted transaction writes. */
+    static List<Record> no() {
+        return IntStream.range(0, PARTITIONS).mapToObj(p -> new Record(p, 0, BASE, null, bytes(NO), List.of())).toList();
     }
 
     private static byte[] bytes(String s) {

@@ -8,11 +8,14 @@ import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
@@ -39,12 +42,13 @@ public final class Main {
             case "version" -> System.out.println(AppInfoParser.getVersion());
             case "produce" -> m.produce(a[0], a[1], Integer.parseInt(a[2]), false);
             case "idempotent" -> m.produce(a[0], "none", Integer.parseInt(a[1]), true);
-            case "consume" -> m.consume(a[0], Integer.parseInt(a[1]));
+            case "consume" -> m.consume(a[0], Integer.parseInt(a[1]), Map.of());
             case "seek" -> m.seek(a[0], Arrays.stream(a).skip(1).mapToLong(Long::parseLong).toArray());
             case "group" -> m.group(a[0], a[1]);
             case "commit" -> m.commit(a[0], a[1], a[2], Integer.parseInt(a[3]));
             case "large" -> m.large(a[0], Driver.large(Integer.parseInt(a[1])));
             case "admin" -> m.admin(a[0]);
+            case "transact" -> m.transact(a[0], a[1], a[2], Integer.parseInt(a[3]));
             default -> System.exit(Driver.UNSUPPORTED);
         }
     }
@@ -60,18 +64,21 @@ public final class Main {
     }
 
     private void produce(String topic, String codec, int count, boolean idempotent) throws Exception {
-        List<Future<RecordMetadata>> sent = new ArrayList<>();
         try (var p = producer(Map.of("compression.type", codec, "acks", "all", "linger.ms", 50, "enable.idempotence", idempotent,
                 "max.in.flight.requests.per.connection", 1))) {
-            for (int i = 0; i < count; i++) {
-                Driver.Record r = Driver.make(i);
-                var k = new ProducerRecord<>(topic, r.partition(), r.timestamp(), r.key(), r.value());
-                r.headers().forEach(h -> k.headers().add(h.name(), h.value()));
-                sent.add(p.send(k));
-            }
-            for (var s : sent) {
-                s.get(60, TimeUnit.SECONDS);
-            }
+            send(p, topic, Driver.made(count));
+        }
+    }
+
+    private static void send(KafkaProducer<byte[], byte[]> p, String topic, List<Driver.Record> records) throws Exception {
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        for (var r : records) {
+            var k = new ProducerRecord<>(topic, r.partition(), r.timestamp(), r.key(), r.value());
+            r.headers().forEach(h -> k.headers().add(h.name(), h.value()));
+            sent.add(p.send(k));
+        }
+        for (var s : sent) {
+            s.get(60, TimeUnit.SECONDS);
         }
     }
 
@@ -107,9 +114,13 @@ public final class Main {
         }
     }
 
-    private void consume(String topic, int count) throws Exception {
-        try (var c = consumer(Map.of())) {
-            c.assign(IntStream.range(0, Driver.PARTITIONS).mapToObj(p -> new TopicPartition(topic, p)).toList());
+    private static List<TopicPartition> partitions(String topic) {
+        return IntStream.range(0, Driver.PARTITIONS).mapToObj(p -> new TopicPartition(topic, p)).toList();
+    }
+
+    private void consume(String topic, int count, Map<String, Object> more) throws Exception {
+        try (var c = consumer(more)) {
+            c.assign(partitions(topic));
             c.seekToBeginning(c.assignment());
             read(c, count);
         }
@@ -186,5 +197,27 @@ public final class Main {
                 throw new Exception("the deleted topic is still there");
             }
         }
+    }
+
+    private void transact(String input, String output, String group, int count) throws Exception {
+        try (var p = producer(Map.of("transactional.id", group))) {
+            p.initTransactions();
+            p.beginTransaction();
+            send(p, output, Driver.no());
+            p.abortTransaction();
+            p.beginTransaction();
+            send(p, output, Driver.made(count));
+            p.sendOffsetsToTransaction(offsets(input, count / Driver.PARTITIONS), new ConsumerGroupMetadata(group));
+            p.commitTransaction();
+            p.beginTransaction();
+            send(p, output, Driver.no());
+            p.sendOffsetsToTransaction(offsets(input, 1), new ConsumerGroupMetadata(group));
+            p.abortTransaction();
+        }
+        consume(output, count, Map.of("isolation.level", "read_committed"));
+    }
+
+    private static Map<TopicPartition, OffsetAndMetadata> offsets(String topic, long offset) {
+        return partitions(topic).stream().collect(Collectors.toMap(at -> at, at -> new OffsetAndMetadata(offset)));
     }
 }

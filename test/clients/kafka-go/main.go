@@ -220,6 +220,12 @@ func (c client) Admin(ctx context.Context, topic string) error {
 	return nil
 }
 
+// Transact has no producer to write with: the requests that begin and end a
+// transaction are there, but batches go out without a producer id.
+func (client) Transact(context.Context, string, string, string, int) error {
+	return errors.ErrUnsupported
+}
+
 func topicError(r *kafka.CreateTopicsResponse, topic string) error {
 	if r == nil {
 		return nil

@@ -3,6 +3,7 @@
 
 const BASE = 1_700_000_000_000
 const PARTITIONS = 3
+const NO = 'no' // value of the records of aborted transactions
 const UNSUPPORTED = 3 // exit code
 
 class Unsupported extends Error {}
@@ -73,6 +74,7 @@ async function main(open) {
     commit: (mode, topic, group, count) => client.commit(mode, topic, group, Number(count)),
     large: (topic, size) => client.large(topic, large(Number(size))),
     admin: topic => client.admin(topic),
+    transact: (input, output, group, count) => client.transact(input, output, group, Number(count)),
   }
   const timer = setTimeout(() => fail(new Error('not done in two minutes')), 120_000)
   await Promise.resolve(calls[command](...args)).catch(fail)
@@ -84,4 +86,4 @@ function fail(err) {
   process.exit(err instanceof Unsupported ? UNSUPPORTED : 1)
 }
 
-module.exports = { PARTITIONS, Unsupported, make, print, rebalance, main }
+module.exports = { PARTITIONS, NO, Unsupported, make, print, rebalance, main }

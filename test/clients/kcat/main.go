@@ -177,3 +177,7 @@ func (c client) Large(ctx context.Context, topic string, size int) error {
 }
 
 func (client) Admin(context.Context, string) error { return errors.ErrUnsupported }
+
+func (client) Transact(context.Context, string, string, string, int) error {
+	return errors.ErrUnsupported
+}

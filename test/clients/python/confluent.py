@@ -17,12 +17,14 @@ class Client:
         return f"{confluent_kafka.__version__} (librdkafka {confluent_kafka.libversion()[0]})"
 
     def produce(self, topic, codec, count, idempotent):
-        failed = []
-        p = Producer(self.config | {
+        self.send(Producer(self.config | {
             "compression.type": codec, "acks": "all", "linger.ms": 50, "enable.idempotence": idempotent,
             "max.in.flight.requests.per.connection": 1,
-        })
-        for r in map(driver.make, range(count)):
+        }), topic, driver.made(count))
+
+    def send(self, p, topic, records):
+        failed = []
+        for r in records:
             p.produce(topic, r.value, r.key, r.partition, timestamp=r.timestamp, headers=r.headers,
                       on_delivery=lambda err, _: err and failed.append(err))
         left = p.flush(60)
@@ -49,8 +51,8 @@ class Client:
             printable(last).print()
         return last
 
-    def consume(self, topic, count):
-        c = self.consumer("none")
+    def consume(self, topic, count, **more):
+        c = self.consumer("none", **more)
         c.assign([TopicPartition(topic, p, confluent_kafka.OFFSET_BEGINNING) for p in range(driver.PARTITIONS)])
         self.read(c, count)
         c.close()
@@ -106,6 +108,24 @@ class Client:
         assert len(a.list_topics(timeout=30).topics[topic].partitions) == driver.PARTITIONS
         a.delete_topics([topic])[topic].result(60)
         assert topic not in a.list_topics(timeout=30).topics
+
+    def transact(self, given, topic, group, count):
+        p, c = Producer(self.config | {"transactional.id": group}), self.consumer(group)
+
+        def begin(records, offset=None):
+            p.begin_transaction()
+            self.send(p, topic, records)
+            if offset is not None:
+                p.send_offsets_to_transaction([TopicPartition(given, i, offset) for i in range(driver.PARTITIONS)], c.consumer_group_metadata())
+        p.init_transactions()
+        begin(driver.no())
+        p.abort_transaction()
+        begin(driver.made(count), count // driver.PARTITIONS)
+        p.commit_transaction()
+        begin(driver.no(), 1)
+        p.abort_transaction()
+        c.close()
+        self.consume(topic, count, **{"isolation.level": "read_committed"})
 
 
 def printable(m):

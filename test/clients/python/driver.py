@@ -10,6 +10,7 @@ import time
 BASE = 1_700_000_000_000
 PARTITIONS = 3
 UNSUPPORTED = 3  # exit code
+NO = b"no"  # value of the records of aborted transactions
 DEADLINE = time.monotonic() + 120
 
 
@@ -40,6 +41,15 @@ def make(i):
     value = None if i % 10 == 9 else ("wärve-%d " % i + "abcdefgh" * (i % 50 + 1)).encode()
     headers = [("n", b"%d" % i), ("twice", b"1"), ("twice", b"2"), ("bytes", bytes([255, 1, 2]))]
     return Record(i % PARTITIONS, i // PARTITIONS, BASE + i * 1000, key, value, headers)
+
+
+def made(count):
+    return [make(i) for i in range(count)]
+
+
+def no():
+    """What an aborted transaction writes."""
+    return [Record(p, 0, BASE, None, NO, []) for p in range(PARTITIONS)]
 
 
 def large(size):
@@ -118,6 +128,7 @@ def main(client):
         "commit": lambda mode, topic, group, count: client.commit(mode, topic, group, int(count)),
         "large": lambda topic, size: client.large(topic, large(int(size))),
         "admin": client.admin,
+        "transact": lambda given, topic, group, count: client.transact(given, topic, group, int(count)),
     }
     try:
         calls[command](*args)

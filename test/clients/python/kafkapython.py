@@ -3,7 +3,8 @@
 import sys
 
 import kafka
-from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import (ConsumerGroupMetadata, ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata,
+                   TopicPartition)
 
 import driver
 
@@ -27,10 +28,12 @@ class Client:
         # It lingers, since a batch that compression does not make smaller goes out without: one of a single record may be.
         p = self.producer(compression_type=None if codec == "none" else codec, linger_ms=1000, enable_idempotence=idempotent,
                           max_in_flight_requests_per_connection=1)
-        sent = [p.send(topic, r.value, r.key, r.headers, r.partition, r.timestamp) for r in map(driver.make, range(count))]
-        for s in sent:
-            s.get(60)
+        self.send(p, topic, driver.made(count))
         p.close()
+
+    def send(self, p, topic, records):
+        for s in [p.send(topic, r.value, r.key, r.headers, r.partition, r.timestamp) for r in records]:
+            s.get(60)
 
     def consumer(self, *topics, **more):
         return KafkaConsumer(*topics, **{
@@ -44,8 +47,8 @@ class Client:
                     driver.Record(m.partition, m.offset, m.timestamp, m.key, m.value, m.headers).print()
                     count -= 1
 
-    def consume(self, topic, count):
-        c = self.consumer()
+    def consume(self, topic, count, **more):
+        c = self.consumer(**more)
         c.assign([TopicPartition(topic, p) for p in range(driver.PARTITIONS)])
         c.seek_to_beginning()
         self.read(c, count)
@@ -120,6 +123,25 @@ class Client:
         a.delete_topics([topic])
         assert topic not in a.list_topics()
         a.close()
+
+    def transact(self, given, topic, group, count):
+        p = self.producer(transactional_id=group)
+
+        def begin(records, offset=None):
+            p.begin_transaction()
+            self.send(p, topic, records)
+            if offset is not None:
+                p.send_offsets_to_transaction({TopicPartition(given, i): OffsetAndMetadata(offset) for i in range(driver.PARTITIONS)},
+                                              ConsumerGroupMetadata(group))
+        p.init_transactions()
+        begin(driver.no())
+        p.abort_transaction()
+        begin(driver.made(count), count // driver.PARTITIONS)
+        p.commit_transaction()
+        begin(driver.no(), 1)
+        p.abort_transaction()
+        p.close()
+        self.consume(topic, count, isolation_level="read_committed")
 
 
 if __name__ == "__main__":

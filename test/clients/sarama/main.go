@@ -50,6 +50,10 @@ func (c client) Produce(_ context.Context, topic, codec string, count int, idemp
 	if err != nil {
 		return err
 	}
+	return errors.Join(p.SendMessages(made(topic, count)), p.Close())
+}
+
+func made(topic string, count int) []*sarama.ProducerMessage {
 	var all []*sarama.ProducerMessage
 	for i := range count {
 		r := driver.Make(i)
@@ -65,7 +69,7 @@ func (c client) Produce(_ context.Context, topic, codec string, count int, idemp
 		}
 		all = append(all, m)
 	}
-	return errors.Join(p.SendMessages(all), p.Close())
+	return all
 }
 
 // partition reads count records of a partition, or until the context ends.
@@ -90,7 +94,11 @@ func (c client) partition(ctx context.Context, consumer sarama.Consumer, topic s
 var errEnough = errors.New("enough")
 
 func (c client) Consume(ctx context.Context, topic string, count int) error {
-	consumer, err := sarama.NewConsumer(c.bootstrap, config())
+	return c.consume(ctx, config(), topic, count)
+}
+
+func (c client) consume(ctx context.Context, cfg *sarama.Config, topic string, count int) error {
+	consumer, err := sarama.NewConsumer(c.bootstrap, cfg)
 	if err != nil {
 		return err
 	}
@@ -275,4 +283,60 @@ func (c client) Admin(_ context.Context, topic string) error {
 		return errors.New("the deleted topic is still there")
 	}
 	return nil
+}
+
+func (c client) Transact(ctx context.Context, input, output, group string, count int) error {
+	cfg := config()
+	cfg.Producer.Idempotent, cfg.Net.MaxOpenRequests = true, 1
+	cfg.Producer.Transaction.ID = group
+	p, err := sarama.NewSyncProducer(c.bootstrap, cfg)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(transactions(p, input, output, group, count), p.Close()); err != nil {
+		return err
+	}
+	cfg = config()
+	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
+	return c.consume(ctx, cfg, output, count)
+}
+
+func transactions(p sarama.SyncProducer, input, output, group string, count int) error {
+	for _, txn := range []struct {
+		write  []*sarama.ProducerMessage
+		offset int64 // committed with it, if any
+		end    func() error
+	}{
+		{no(output), 0, p.AbortTxn},
+		{made(output, count), int64(count / driver.Partitions), p.CommitTxn},
+		{no(output), 1, p.AbortTxn},
+	} {
+		if err := p.BeginTxn(); err != nil {
+			return err
+		}
+		if err := p.SendMessages(txn.write); err != nil {
+			return err
+		}
+		if txn.offset > 0 {
+			var offsets []*sarama.PartitionOffsetMetadata
+			for at := range int32(driver.Partitions) {
+				offsets = append(offsets, &sarama.PartitionOffsetMetadata{Partition: at, Offset: txn.offset})
+			}
+			if err := p.AddOffsetsToTxn(map[string][]*sarama.PartitionOffsetMetadata{input: offsets}, group); err != nil {
+				return err
+			}
+		}
+		if err := txn.end(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func no(topic string) []*sarama.ProducerMessage {
+	var all []*sarama.ProducerMessage
+	for at := range int32(driver.Partitions) {
+		all = append(all, &sarama.ProducerMessage{Topic: topic, Partition: at, Value: sarama.StringEncoder(driver.No)})
+	}
+	return all
 }

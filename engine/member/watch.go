@@ -23,7 +23,7 @@ type Beat struct {
 //
 // A session is suspected when its counter stood still over at least five
 // successful reads, for the timeout since it is taken to have changed, and the watcher's own renewal
-// succeeded meanwhile; all of that begins anew when the watcher could not look for a third of the timeout: what
+// succeeded meanwhile; all of that begins anew when the watcher could not look for half the timeout: what
 // kept it from that may have kept the others from renewing; or when it refuses connections, as seen by two
 // watchers, or by one where there is no other. Who suspects more than a third
 // of its peers, and more than one, rather suspects itself: it waits for
@@ -110,7 +110,7 @@ func (w *Watch) take(now time.Time, live []catalog.SessionID, beats map[catalog.
 		}
 	}
 	changed := w.between(now)
-	if now.Sub(w.looked) >= w.Timeout/3 { // who could not look did not see them stand still
+	if now.Sub(w.looked) >= w.Timeout/2 { // who could not look did not see them stand still
 		for _, p := range w.peers {
 			p.since, p.reads = now, 0
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	maxTarget = 2 << 20 // bytes of a chunk
+	maxTarget = 4 << 20 // bytes of a chunk
 	minTarget = 512 << 10
 	backlog   = 1 // chunks loaded of a partition besides its share of Parallel
 )
@@ -154,7 +154,7 @@ func (r *Replay) stream(ctx context.Context, to func(*partition) sink) error {
 
 // feed plans a partition and lets its chunks be loaded, as far as there is room.
 func (w *reading) feed(ctx context.Context, p *partition, queue chan<- *pending) error {
-	target := min(max(w.o.MemoryBytes/int64(2*w.o.Parallel*weightFactor), minTarget), maxTarget)
+	target := min(max(w.o.MemoryBytes/int64(w.o.Parallel*weightFactor), minTarget), maxTarget)
 	plan := planner{r: w.Replay, p: p, target: target, emit: func(c chunk) error { return w.start(ctx, p, c, queue) }}
 	next, to := kafka.Offset(p.next.Load()), p.to
 	for {

@@ -25,7 +25,7 @@ type meddler struct {
 	net.Conn
 	ledger *ledger
 	in     *bufio.Reader
-	asked  *kmsg.FetchRequest // the newest question
+	asked  *kmsg.FetchRequest // the newest question; nil: another one, which is left alone
 	answer []byte             // what is left of its answer
 }
 
@@ -40,11 +40,15 @@ const (
 
 // Write sends a question, which comes whole, without the leader epoch that the consumer knows, if that is the rule.
 func (m *meddler) Write(b []byte) (int, error) {
+	m.asked = nil
+	if key := int16(binary.BigEndian.Uint16(b[4:])); key != kmsg.Fetch.Int16() {
+		return m.Conn.Write(b)
+	}
 	m.asked = kmsg.NewPtrFetchRequest()
 	m.asked.SetVersion(int16(binary.BigEndian.Uint16(b[6:])))
 	body := requestHead + int(binary.BigEndian.Uint16(b[12:])) + 1 // no tags
 	if err := m.asked.ReadFrom(b[body:]); err != nil {
-		panic(err) // brokers ask each other nothing else
+		panic(err) // it comes whole
 	}
 	if m.ledger.broken != followerForgets {
 		return m.Conn.Write(b)
@@ -67,7 +71,7 @@ func (m *meddler) Read(b []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if m.ledger.broken == followerAhead {
+		if m.ledger.broken == followerAhead && m.asked != nil {
 			frame = m.ahead(frame)
 		}
 		m.answer = append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)

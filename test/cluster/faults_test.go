@@ -72,7 +72,7 @@ func TestBadStores(t *testing.T) {
 				load.Wait(t, burst)
 				if b.s3.Fail == 1 {
 					w.silent(b.what, begin.Add(burst*3/4), time.Now()) // a slow one from before may take two seconds
-					w.brokers[0].Kill() // with all that it holds and could not put
+					w.brokers[0].Kill()                                // with all that it holds and could not put
 				}
 				s3.Set(awstest.Faults{})
 				dynamodb.Set(awstest.Faults{})

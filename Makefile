@@ -19,7 +19,7 @@ demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 # What needs Maven is set up one after the other. What waits by the clock has the machine first; what computes, and clients, run beside it.
 test: ## install what the tests need, and run everything
 	@$(STAGE) set-up-lint .ci/setup-lint & lint=$$!; $(STAGE) set-up-suites .ci/setup-suites & suites=$$!; trap "kill $$lint $$suites" INT TERM; \
-	 for what in kafka clients aws; do $(STAGE) set-up-$$what .ci/setup-$$what || failed=1; done; \
+	 failed=; for what in kafka clients aws; do $(STAGE) set-up-$$what .ci/setup-$$what || failed=1; done; \
 	 wait $$lint && wait $$suites && [ -z "$$failed" ]
 	@$(MAKE) --no-print-directory build
 	@nice -n 10 $(MAKE) --no-print-directory BUILT=1 lint unit models sim infra tools clients suites & computing=$$!; trap "kill $$computing" INT TERM; \

@@ -49,23 +49,25 @@ const (
 
 // features tells the levels that this program works at, and the cluster's.
 func (s *Server) features(resp *kmsg.ApiVersionsResponse) {
-	supported := kmsg.NewApiVersionsResponseSupportedFeature()
-	supported.Name, supported.MinVersion, supported.MaxVersion = levelFeature, catalog.MinLevel, catalog.Level
-	resp.SupportedFeatures = append(resp.SupportedFeatures, supported)
-	txns := kmsg.NewApiVersionsResponseSupportedFeature()
-	txns.Name, txns.MinVersion, txns.MaxVersion = txnFeature, 0, txnVersion
-	resp.SupportedFeatures = append(resp.SupportedFeatures, txns)
+	supported := func(name string, least, most int16) {
+		f := kmsg.NewApiVersionsResponseSupportedFeature()
+		f.Name, f.MinVersion, f.MaxVersion = name, least, most
+		resp.SupportedFeatures = append(resp.SupportedFeatures, f)
+	}
+	final := func(name string, level int16) {
+		f := kmsg.NewApiVersionsResponseFinalizedFeature()
+		f.Name, f.MinVersionLevel, f.MaxVersionLevel = name, level, level
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, f)
+	}
+	supported(levelFeature, catalog.MinLevel, catalog.Level)
+	supported(txnFeature, 0, txnVersion)
 	level := s.o.Catalog.Level()
 	if level == 0 { // there is no cluster yet
 		return
 	}
-	final := kmsg.NewApiVersionsResponseFinalizedFeature()
-	final.Name, final.MinVersionLevel, final.MaxVersionLevel = levelFeature, int16(level), int16(level)
-	resp.FinalizedFeatures = append(resp.FinalizedFeatures, final)
+	final(levelFeature, int16(level))
 	if level >= catalog.LevelTxns {
-		final := kmsg.NewApiVersionsResponseFinalizedFeature()
-		final.Name, final.MinVersionLevel, final.MaxVersionLevel = txnFeature, txnVersion, txnVersion
-		resp.FinalizedFeatures = append(resp.FinalizedFeatures, final)
+		final(txnFeature, txnVersion)
 	}
 	resp.FinalizedFeaturesEpoch = s.o.Catalog.Applied()
 }

@@ -144,7 +144,7 @@ func (c *Coordinator) topicOffsets(g *Group, want *kmsg.OffsetFetchRequestGroupT
 func (c *Coordinator) allOffsets(g *Group, how lookup) []kmsg.OffsetFetchResponseGroupTopic {
 	topics := c.o.Catalog.Topics()
 	all := []kmsg.OffsetFetchResponseGroupTopic{}
-	for _, tp := range slices.SortedFunc(maps.Keys(g.offsets), compareTP) {
+	for _, tp := range slices.SortedFunc(maps.Keys(g.offsets), kafka.TopicPartition.Compare) {
 		t, ok := topics.ByID(tp.Topic)
 		if !ok {
 			continue // deleted; expiry removes it

@@ -100,18 +100,11 @@ func (g *Group) onExpire(now time.Time, r Expire) {
 			g.out.Del = append(g.out.Del, tp)
 		}
 	}
-	slices.SortFunc(g.out.Del, compareTP)
+	slices.SortFunc(g.out.Del, kafka.TopicPartition.Compare)
 	if len(g.out.Del) == len(g.offsets) && g.state == Empty && g.Idle() {
 		g.out.Del = nil
 		g.die()
 	}
-}
-
-func compareTP(a, b kafka.TopicPartition) int {
-	if c := slices.Compare(a.Topic[:], b.Topic[:]); c != 0 {
-		return c
-	}
-	return int(a.Partition) - int(b.Partition)
 }
 
 // subscribed tells whether a member wants a topic, as far as can be told: if

@@ -312,7 +312,7 @@ func (tr *trace) show() {
 	for tp := range g.offsets {
 		all = append(all, tp)
 	}
-	slices.SortFunc(all, compareTP)
+	slices.SortFunc(all, kafka.TopicPartition.Compare)
 	for _, tp := range all {
 		fmt.Fprintf(&tr.out, "  %s=%d\n", topicName(tp), g.offsets[tp].Offset)
 	}

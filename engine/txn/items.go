@@ -120,10 +120,8 @@ func (i Items) update(ctx context.Context, id string, step step) (catalog.Txn, o
 // codeOf tells a client what has become of its request: it asks again, unless
 // that cannot help.
 func codeOf(err error) kafka.ErrorCode {
-	switch {
-	case errors.Is(err, catalog.ErrTooLarge):
+	if errors.Is(err, catalog.ErrTooLarge) {
 		return kafka.UnknownServerError
-	default:
-		return kafka.CoordinatorNotAvailable
 	}
+	return kafka.CoordinatorNotAvailable
 }

@@ -15,7 +15,7 @@ import (
 const (
 	maxListed = 100_000 // transactions in an answer
 	maxID     = 1000    // bytes of a transactional id: it is a sort key of the catalogue
-	coordEnd  = 5       // the version of EndTxn from which on it raises the producer's epoch
+	endRaises = 5       // the version of EndTxn from which on it raises the producer's epoch
 )
 
 // InitProducerID handles InitProducerId, versions 0 to 5: any broker gives a new
@@ -30,10 +30,7 @@ func (c *Coordinator) InitProducerID(ctx context.Context, req *kmsg.InitProducer
 	} else {
 		t, code = c.initialize(ctx, req)
 	}
-	if code == kafka.ProducerFenced && req.Version < 4 {
-		code = kafka.InvalidProducerEpoch
-	}
-	if resp.ErrorCode = int16(code); code == kafka.None {
+	if resp.ErrorCode = int16(told(code, req.Version >= 4)); code == kafka.None {
 		resp.ProducerID, resp.ProducerEpoch = t.ProducerID, t.Epoch
 	}
 	return resp
@@ -139,7 +136,7 @@ func (c *Coordinator) EndTxn(ctx context.Context, req *kmsg.EndTxnRequest) *kmsg
 		resp.ErrorCode = int16(kafka.InvalidRequest)
 		return resp
 	}
-	raise := req.Version >= coordEnd
+	raise := req.Version >= endRaises
 	t, code := c.insist(ctx, req.TransactionalID, func(fresh int64) step {
 		return end{producer{req.ProducerID, req.ProducerEpoch}, req.Commit, raise, fresh}.step
 	})

@@ -257,9 +257,11 @@ func complete(t *catalog.Txn, number int32, now time.Time) outcome {
 	if !t.Prepared() || t.Number != number {
 		return outcome{} // somebody else has
 	}
-	t.State = map[catalog.TxnState]catalog.TxnState{
-		catalog.TxnPrepareCommit: catalog.TxnCompleteCommit, catalog.TxnPrepareAbort: catalog.TxnCompleteAbort,
-	}[t.State]
+	if t.State == catalog.TxnPrepareCommit {
+		t.State = catalog.TxnCompleteCommit
+	} else {
+		t.State = catalog.TxnCompleteAbort
+	}
 	if t.NextProducerID != none {
 		t.PrevProducerID, t.ProducerID, t.NextProducerID, t.Epoch = t.ProducerID, t.NextProducerID, none, 0
 	}

@@ -100,12 +100,7 @@ func (t *Txn) All() ([]kafka.TopicPartition, error) {
 			all = append(all, kafka.TopicPartition{Topic: topic, Partition: p})
 		}
 	}
-	slices.SortFunc(all, func(a, b kafka.TopicPartition) int {
-		if c := slices.Compare(a.Topic[:], b.Topic[:]); c != 0 {
-			return c
-		}
-		return int(a.Partition) - int(b.Partition)
-	})
+	slices.SortFunc(all, kafka.TopicPartition.Compare)
 	return all, nil
 }
 

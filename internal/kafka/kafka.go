@@ -6,6 +6,8 @@
 package kafka
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -48,6 +50,11 @@ type TopicPartition struct {
 
 // String returns "<topic id>-<partition>".
 func (tp TopicPartition) String() string { return fmt.Sprintf("%s-%d", tp.Topic, tp.Partition) }
+
+// Compare orders partitions by topic id and number: negative, 0 or positive.
+func (tp TopicPartition) Compare(o TopicPartition) int {
+	return cmp.Or(bytes.Compare(tp.Topic[:], o.Topic[:]), cmp.Compare(tp.Partition, o.Partition))
+}
 
 // Slot is the unit of ownership, 0 ≤ slot < the cluster's slot count.
 type Slot int32

@@ -110,7 +110,7 @@ func (c *CheckpointWriter) Close() (Info, error) {
 }
 
 func compareTP(s1 kafka.Slot, a kafka.TopicPartition, s2 kafka.Slot, b kafka.TopicPartition) int {
-	return cmp.Or(cmp.Compare(s1, s2), slices.Compare(a.Topic[:], b.Topic[:]), cmp.Compare(a.Partition, b.Partition))
+	return cmp.Or(cmp.Compare(s1, s2), a.Compare(b))
 }
 
 // pieces reads through bytes that lie in several buffers.

@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -93,9 +92,7 @@ func (s *scan) madeUp(id kafka.TopicID) string {
 // settleLogs decides about the logs' starts, and enters what stands for the
 // offsets that no object has.
 func (s *scan) settleLogs(ctx context.Context) error {
-	logs := slices.SortedFunc(maps.Keys(s.logs), func(a, b kafka.TopicPartition) int {
-		return cmp.Or(slices.Compare(a.Topic[:], b.Topic[:]), cmp.Compare(a.Partition, b.Partition))
-	})
+	logs := slices.SortedFunc(maps.Keys(s.logs), kafka.TopicPartition.Compare)
 	for _, tp := range logs {
 		t := s.topics[tp.Topic]
 		if t == nil {

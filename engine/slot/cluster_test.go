@@ -373,7 +373,7 @@ func TestHeirTakesForAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := r.start(6)
-		r.until("as many as go to who runs", 10*time.Second, func() bool { return d.held() == 3 })
+		r.until("a quarter goes to who runs", 10*time.Second, func() bool { return d.held() >= 3 }) // 4, if both give the last
 		gone := d.m.Load()
 		d.kill()
 		if err := endSession(ctx, &o, gone.session.ID, originOf(idle.session)); err != nil {

@@ -73,7 +73,7 @@ infra: ## the deployment's templates (needs Node)
 	@$(STAGE) infra .ci/infra
 
 soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
-	@$(STAGE) unit go test -count=1 ./...
+	@$(STAGE) unit bash -c 'go test -count=1 $$(go list ./... | grep -v /enginetest)'
 	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
 	@START_BYTES=10737418240 $(STAGE) start-on-10-GiB go -C test test -count=1 -v -timeout 1h -run TestStartOnData ./faults

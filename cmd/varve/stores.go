@@ -178,6 +178,7 @@ func hint(err error) string {
 // request and lie further away.
 var cloudDefaults = map[string]string{
 	"wal.interval.ms":            "100",
+	"wal.hedge":                  "true",
 	"wal.checkpoint.objects":     "256",
 	"offsets.commit.interval.ms": "20",
 	"cache.disk.bytes":           "8589934592",

@@ -180,7 +180,7 @@ func (m *Manager) walOptions() wal.Options {
 	return wal.Options{
 		Store: m.o.Store, Fill: m.o.Cache.Fill, Origin: originOf(m.session),
 		MaxBytes: cfg.WALMaxBytes, Interval: cfg.WALInterval, InFlight: cfg.WALInFlight, PendingBytes: cfg.WALPendingBytes,
-		PutTimeout: callTimeout, Metrics: m.o.WALMetrics, Logger: m.o.Logger,
+		PutTimeout: callTimeout, Hedge: cfg.WALHedge, Metrics: m.o.WALMetrics, Logger: m.o.Logger,
 	}
 }
 

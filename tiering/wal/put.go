@@ -130,9 +130,11 @@ func (p *putter) attempt(ctx context.Context, o *object) error {
 	for running := 1; running > 0; {
 		select {
 		case <-timer.C:
-			p.metrics.hedged.Inc()
-			p.spare.Go(put)
-			running++
+			if p.hedge.again() {
+				p.metrics.hedged.Inc()
+				p.spare.Go(put)
+				running++
+			}
 		case err = <-results:
 			if err == nil || errors.Is(err, objstore.ErrExists) {
 				p.observe(start, err)

@@ -83,7 +83,7 @@ type Options struct {
 	InFlight     int           // PUTs at a time; default 4
 	PendingBytes int64         // bytes appended and not durable at which Admit blocks; default 64 MiB
 	PutTimeout   time.Duration // of one attempt; default 30 s
-	Hedge        bool          // send a PUT a second time when it is slower than the running p99
+	Hedge        bool          // send a PUT a second time when it is slower than the running p99; one of twenty at most
 
 	Metrics *Metrics     // nil: none
 	Logger  *slog.Logger // nil: none

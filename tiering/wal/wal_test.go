@@ -431,7 +431,10 @@ func TestHedge(t *testing.T) {
 			if slow[key]++; stuck && slow[key] == 1 {
 				return memstore.Fault{Kind: memstore.Delay, After: 20 * time.Second}
 			}
-			return memstore.Fault{Kind: memstore.Delay, After: 10 * time.Millisecond}
+			if len(slow) == 1 {
+				return memstore.Fault{Kind: memstore.Delay, After: 10 * time.Millisecond}
+			}
+			return memstore.Fault{Kind: memstore.Delay, After: 5 * time.Millisecond}
 		})
 		w, result := running(t.Context(), Options{Store: store, Origin: session, Hedge: true})
 		a := newLog(1)
@@ -450,8 +453,25 @@ func TestHedge(t *testing.T) {
 		if d := time.Since(start); d > 30*time.Millisecond {
 			t.Errorf("a stuck PUT took %v", d)
 		}
+		before := len(slow)
+		for range 10 { // the store as a whole is slower now
+			if err := errors.Join(a.append(w, 100), w.Flush(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if _, err := w.Close(t.Context()); err != nil || <-result != nil {
 			t.Fatal(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		twice := 0
+		for _, n := range slow {
+			if n == 2 {
+				twice++
+			}
+		}
+		if len(slow) != before+11 || twice != hedgeMost {
+			t.Errorf("%d of 11 stuck PUTs were sent a second time, want %d", twice, hedgeMost)
 		}
 	})
 }

@@ -119,6 +119,7 @@ type Broker struct {
 	WALInterval          time.Duration
 	WALMaxBytes          int
 	WALInFlight          int
+	WALHedge             bool
 	WALPendingBytes      int64
 	WALBacklogMax        int64
 	WALCheckpointObjects int64
@@ -310,6 +311,7 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.WALInterval = v.ms("wal.interval.ms")
 	b.WALMaxBytes = int(v.int("wal.max.bytes"))
 	b.WALInFlight = int(v.int("wal.inflight"))
+	b.WALHedge = v.bool("wal.hedge")
 	b.WALPendingBytes = v.int("wal.pending.bytes")
 	b.WALBacklogMax = v.int("wal.backlog.max.bytes")
 	b.WALCheckpointObjects = v.int("wal.checkpoint.objects")

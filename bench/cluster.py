@@ -7,7 +7,7 @@
     stop      SIGSTOP for longer than the session timeout                                       20 s a round, Kafka 40 s
     move      planned moves: of a slot, of all slots of a broker                                25 s, Kafka 30 s
     rolling   each broker in turn is stopped in order and started again                         30 s, Kafka 90 s
-    latency   20 MB/s, acks=all, PUTs answered 25 ms later, objects in memory                   3 x S, and 45 s
+    latency   20 MB/s, acks=all, PUTs answered 25 ms later                                      3 x S, and 45 s
     rate      full rate against plain parallel PUTs of the same sizes                           2 x S, and 15 s
     requests  what is billed: per GiB, 1,000 offset commits, takeover, idle hour                S, and 90 s
     idle      10,000 partitions on one broker, 1,000 in a takeover: memory, writes, time        150 s
@@ -17,10 +17,11 @@ The client is loadgen (franz-go); its settings are printed. Compare what is besi
 import argparse, datetime, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time, traceback
 
 from run import HERE, ROOT, rows, rss, show
-from sides import BROKERS, VARVE, Kafka, Varve
+from sides import BROKERS, VARVE, Kafka, Varve, place
 
 LOADGEN, PUTS = (os.path.join(ROOT, ".tools", n) for n in ("loadgen", "puts"))
 SESSION = 6  # s, broker.session.timeout.ms by default
+COLD = 5  # rounds of kill -9 in which DynamoDB Local's JVM compiles what moves slots: printed apart
 CLIENT = {"linger": "2ms", "request_timeout": "600ms", "answer_timeout": "100ms", "metadata_max_age": "1s"}  # of what is measured in waits
 
 
@@ -102,10 +103,10 @@ def quantile(xs, q):
 
 
 def kill(side, load, a):
-    for n in range(1 + (a.rounds if side.name == "varve" else a.kafka_rounds)):
+    cold, rounds = (COLD, a.rounds) if side.name == "varve" else (1, a.kafka_rounds)
+    for n in range(cold + rounds):
         i = n % BROKERS + 1
-        # DynamoDB Local is a JVM, which has never moved slots before the first round: that one is printed apart.
-        load.harm("kill -9" if n else "first kill -9", lambda: side.end(i, signal.SIGKILL), 2 if side.name == "varve" else 16)
+        load.harm("kill -9" if n >= cold else "kill -9, JVM cold", lambda: side.end(i, signal.SIGKILL), 2 if side.name == "varve" else 16)
         load.harm("start again", lambda: (side.start(i), side.settle()))
 
 
@@ -190,7 +191,7 @@ def latency(a):
         finally:
             side.stop()
         for q, limit in (("p50_ms", p50), ("p99_ms", p99)):
-            show(f"20 MB/s, PUTs {a.delay} ms later, interval {interval} ms: {q[:3]}", f"{r['ack_latency'][q]:.0f} ms", f"<= {limit} ms", r["ack_latency"][q] <= limit, f"objects {'in memory' if side.in_memory else 'on disk'}, linger {interval // 5} ms, plain PUTs {alone[q]:.0f} ms; {r['mb_s']:.1f} MB/s, {puts / r['seconds']:.1f} PUT/s of {size / puts / 1024:.0f} KiB, {cpus(r)}")
+            show(f"20 MB/s, PUTs {a.delay} ms later, interval {interval} ms: {q[:3]}", f"{r['ack_latency'][q]:.0f} ms", f"<= {limit} ms", r["ack_latency"][q] <= limit, f"linger {interval // 5} ms, plain PUTs {alone[q]:.0f} ms; {r['mb_s']:.1f} MB/s, {puts / r['seconds']:.1f} PUT/s of {size / puts / 1024:.0f} KiB, {cpus(r)}")
     if not a.kafka_rounds:
         return
     side = Kafka()
@@ -346,7 +347,7 @@ SECTIONS = {"latency": latency, "rate": rate, "requests": requests, "idle": idle
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--only", nargs="*", default=[*HARMS, *SECTIONS])
-    p.add_argument("--rounds", type=int, default=20, help="of kill -9, behind a first one (20)")
+    p.add_argument("--rounds", type=int, default=20, help="of kill -9, behind five with a cold JVM (20)")
     p.add_argument("--kafka-rounds", type=int, default=3, help="of kill -9 of a Kafka node, likewise (3; 0: no Kafka)")
     p.add_argument("--stops", type=int, default=3, help="of SIGSTOP (3)")
     p.add_argument("--moves", type=int, default=10, help="planned moves of a slot (10)")
@@ -362,7 +363,7 @@ def main():
     subprocess.run(["go", "build", "-o", PUTS, "./bench/puts"], cwd=ROOT, check=True)
     if not os.path.exists(VARVE):
         p.error("bin/varve is not there: make build")
-    print(f"load average {os.getloadavg()[0]:.2f}", flush=True)
+    print(f"load average {os.getloadavg()[0]:.2f}; objects under {place()}", flush=True)
     if set(a.only) & set(HARMS):
         harms(a)
     for name, fn in SECTIONS.items():

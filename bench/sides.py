@@ -7,7 +7,7 @@ VARVE = os.path.join(ROOT, "bin", "varve")
 AWS = os.path.join(ROOT, ".tools", "aws")
 PEER = os.path.join(HERE, "kafka-peer.sh")
 BROKERS = 3
-MEMORY, ROOM = "/dev/shm", 4 << 30  # bytes, of what a minute at 20 MB/s leaves, three times
+MEMORY, ROOM = "/dev/shm", 12 << 30  # bytes: a run at full rate leaves 8 GiB
 
 
 def until(what, done, seconds=300):
@@ -39,15 +39,20 @@ def alive(proc):
     return True
 
 
+def place():
+    """Returns the folder for what the stores keep."""
+    free = shutil.disk_usage(MEMORY).free if os.path.isdir(MEMORY) else 0
+    return MEMORY if free > ROOM else os.path.join(ROOT, ".tools")
+
+
 class Varve:
-    """Brokers with a bucket and a table of their own. delay is what an answer of S3 takes longer, in milliseconds: all lies in memory
-    then, where there is some, for what versitygw's files cost this machine would come on top."""
+    """Brokers with a bucket and a table of their own. delay is what an answer of S3 takes longer, in milliseconds. Objects lie in
+    memory, as DynamoDB Local's items do, where there is some: what versitygw's files cost this machine would come on top."""
 
     name = "varve"
 
     def __init__(self, *config, brokers=BROKERS, delay=0):
-        self.in_memory = bool(delay) and os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > ROOM
-        self.dir = tempfile.mkdtemp(prefix="varve-cluster-", dir=MEMORY if self.in_memory else os.path.join(ROOT, ".tools"))
+        self.dir = tempfile.mkdtemp(prefix="varve-cluster-", dir=place())
         self.servers, self.procs, self.config = [], {}, config
         self.ports = {i: (free_port(), free_port()) for i in range(1, brokers + 1)}
         self.boot = ",".join(f"127.0.0.1:{k}" for k, _ in self.ports.values())

@@ -143,12 +143,18 @@ func (p *producing) arrives(ctx context.Context, t *catalog.Topic, partition int
 	return p.s.o.Arrives(ctx, slotOf(p.s.o.Cluster(), t, partition))
 }
 
+// log returns a partition's log, once it is here where it moves here, or the error.
+func (p *producing) log(ctx context.Context, t *catalog.Topic, index int32) (*partition.Log, kafka.ErrorCode) {
+	l, code := p.s.log(t, index)
+	if code == kafka.NotLeaderOrFollower && p.arrives(ctx, t, index) {
+		l, code = p.s.log(t, index)
+	}
+	return l, code
+}
+
 // append validates and appends one partition's batch, and fills in its answer.
 func (p *producing) append(ctx context.Context, t *catalog.Topic, records []byte, row *wire.ProducePartition) {
-	l, code := p.s.log(t, row.Partition)
-	if code == kafka.NotLeaderOrFollower && p.arrives(ctx, t, row.Partition) {
-		l, code = p.s.log(t, row.Partition)
-	}
+	l, code := p.log(ctx, t, row.Partition)
 	if row.Err = code; code != kafka.None {
 		return
 	}

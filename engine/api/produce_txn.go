@@ -50,10 +50,7 @@ func (p *producing) askTxn(ctx context.Context, topics *catalog.Topics) {
 			if err != nil || !h.Transactional() || claim.ProducerID >= 0 && (h.ProducerID != claim.ProducerID || h.ProducerEpoch != claim.Epoch) {
 				continue
 			}
-			l, code := p.s.log(topic, part.index)
-			if code == kafka.NotLeaderOrFollower && p.arrives(ctx, topic, part.index) {
-				l, code = p.s.log(topic, part.index)
-			}
+			l, code := p.log(ctx, topic, part.index)
 			if code != kafka.None {
 				continue
 			}

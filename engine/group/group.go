@@ -262,15 +262,11 @@ func (c *Coordinator) wake(ctx context.Context, slot catalog.Slot) (failed error
 func (c *Coordinator) peek(ctx context.Context, id string) (*Group, error) {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	return readState(ctx, c.o.Catalog, storeID(id))
+	return readState(ctx, c.o.Catalog, id)
 }
 
 func (c *Coordinator) groups(ctx context.Context, slot kafka.Slot) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	ids, err := c.o.Catalog.Groups(ctx, slot)
-	for i := range ids {
-		ids[i] = groupID(ids[i])
-	}
-	return ids, err
+	return c.o.Catalog.Groups(ctx, slot)
 }

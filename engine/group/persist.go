@@ -5,30 +5,18 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
 
-// The catalogue's keys are not empty, a group's id may be (of old simple
-// consumers): such an id, and one that could be taken for it, gets a NUL before it.
-func storeID(id string) string {
-	if id == "" || id[0] == 0 {
-		return "\x00" + id
-	}
-	return id
-}
-
-func groupID(stored string) string { return strings.TrimPrefix(stored, "\x00") }
-
 // load reads the group. A state written under another ownership, or with a
 // write of ours still on its way, is written first, which ends all other
 // writers; the offsets are read after that, and the topics after the offsets:
 // so a topic that has offsets and is not among them is one that was deleted.
 func (e *entry) load() job {
-	cat, id, slot, unsettled := e.c.o.Catalog, storeID(e.id), e.slot, e.unsettled
+	cat, id, slot, unsettled := e.c.o.Catalog, e.id, e.slot, e.unsettled
 	return func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 		defer cancel()

@@ -64,7 +64,18 @@ const (
 	jobBroker = -1 // in a fence: not a broker, but a job
 )
 
-func groupPK(id string) string { return "group/" + id }
+// storedID is a group's or transactional id in keys, which are not empty, as an id may be (of old simple
+// consumers): such an id, and one that could be taken for it, gets a NUL before it.
+func storedID(id string) string {
+	if id == "" || id[0] == 0 {
+		return "\x00" + id
+	}
+	return id
+}
+
+func idOf(stored string) string { return strings.TrimPrefix(stored, "\x00") }
+
+func groupPK(id string) string { return "group/" + storedID(id) }
 
 func groupsPK(slot kafka.Slot) string { return fmt.Sprintf("groups/%05d", slot) }
 
@@ -76,7 +87,7 @@ func (c *Catalog) Groups(ctx context.Context, slot kafka.Slot) ([]string, error)
 	}
 	ids := make([]string, len(items))
 	for i, it := range items {
-		ids[i] = it.SK
+		ids[i] = idOf(it.SK)
 	}
 	return ids, nil
 }
@@ -196,7 +207,7 @@ func (c *Catalog) SaveGroup(ctx context.Context, slot Slot, g GroupState) (Group
 		return g, err
 	}
 	if !g.exists {
-		index := meta.Item{Key: meta.Key{PK: groupsPK(slot.Slot), SK: g.ID}}
+		index := meta.Item{Key: meta.Key{PK: groupsPK(slot.Slot), SK: storedID(g.ID)}}
 		ops = append(ops, meta.Create(index.Key, meta.Attrs{"v": format}))
 	}
 	gone, left := g.gone()
@@ -424,7 +435,7 @@ func (c *Catalog) RemoveGroup(ctx context.Context, slot kafka.Slot, g GroupState
 			return fmt.Errorf("delete offsets of group %q: %w", g.ID, fencedIf(err))
 		}
 	}
-	index, err := c.get(ctx, groupsPK(slot), g.ID)
+	index, err := c.get(ctx, groupsPK(slot), storedID(g.ID))
 	if err != nil {
 		return fmt.Errorf("delete group %q: %w", g.ID, err)
 	}

@@ -68,6 +68,26 @@ func TestGroupState(t *testing.T) {
 	wantErr(t, err, catalog.ErrTooLarge)
 }
 
+// TestOddGroupIDs: keys are not empty, ids may be.
+func TestOddGroupIDs(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	_, slot := owner(t, c, 1)
+	ids := []string{"", "\x00", "\x00a", "a"}
+	for _, id := range ids {
+		g, _ := load(t, c, id)
+		g.Value = []byte(id + "'s")
+		must[catalog.GroupState](t)(c.SaveGroup(t.Context(), slot, g))
+	}
+	same(t, ids, must[[]string](t)(c.Groups(t.Context(), 0)))
+	for _, id := range ids {
+		g, _ := load(t, c, id)
+		sameGroup(t, catalog.GroupState{ID: id, Value: []byte(id + "'s")}, g)
+	}
+	g, _ := load(t, c, "")
+	ok(t, c.DeleteGroup(t.Context(), slot, g))
+	same(t, ids[1:], must[[]string](t)(c.Groups(t.Context(), 0)))
+}
+
 func TestGroupOffsets(t *testing.T) {
 	c := catalog.New(memmeta.New())
 	_, slot := owner(t, c, 1)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/meta"
@@ -106,17 +105,9 @@ func (t *Txn) All() ([]kafka.TopicPartition, error) {
 
 func txnsPK(slot kafka.Slot) string { return fmt.Sprintf("txns/%05d", slot) }
 
-// An id may begin with a NUL only because it is stored with one more: an empty one has no key.
-func txnSK(id string) string {
-	if id == "" || id[0] == 0 {
-		return "\x00" + id
-	}
-	return id
-}
-
 // ReadTxn reads a transactional id; one that is not there does not exist.
 func (c *Catalog) ReadTxn(ctx context.Context, slot kafka.Slot, id string) (Txn, error) {
-	item, err := c.get(ctx, txnsPK(slot), txnSK(id))
+	item, err := c.get(ctx, txnsPK(slot), storedID(id))
 	if err != nil {
 		return Txn{}, fmt.Errorf("read transactional id %q: %w", id, err)
 	}
@@ -130,7 +121,7 @@ func txnOf(slot kafka.Slot, item meta.Item) (Txn, error) {
 	var t Txn
 	f := read(item)
 	f.json("txn", &t)
-	t.ID, t.Slot, t.item = strings.TrimPrefix(item.SK, "\x00"), slot, bare(item)
+	t.ID, t.Slot, t.item = idOf(item.SK), slot, bare(item)
 	if f.err != nil {
 		return Txn{}, fmt.Errorf("transactional id %q: %w", t.ID, f.err)
 	}

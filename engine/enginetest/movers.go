@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +43,14 @@ type mover struct {
 	epoch     int16
 	seq       int32
 	next      int64 // of keptTopic
+}
+
+// did notes what a session did, to be printed where the outcome is wrong.
+func (m *mover) did(format string, args ...any) {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	line := fmt.Sprintf("%s producer %d/%d at sequence %d, from %d: ", time.Now().Format("15:04:05.000"), m.pid, m.epoch, m.seq, m.next)
+	m.w.moves[m.partition] = append(m.w.moves[m.partition], line+fmt.Sprintf(format, args...))
 }
 
 func (m *mover) id() string { return fmt.Sprintf("mover %d", m.partition) }
@@ -118,7 +127,9 @@ func (m *mover) begin(ctx context.Context) error {
 		return err
 	}
 	m.pid, m.epoch, m.seq = resp.ProducerID, resp.ProducerEpoch, 0
-	m.next, err = m.w.movedUpTo(ctx, m.cl, m.partition)
+	if m.next, err = m.w.movedUpTo(ctx, m.cl, m.partition); err == nil {
+		m.did("begins, raises epochs: %t", m.raises)
+	}
 	return err
 }
 
@@ -254,7 +265,9 @@ func (m *mover) produce(ctx context.Context, batch []byte) error {
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
 		return fmt.Errorf("produce: %+v", resp)
 	}
-	return kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+	err = kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+	m.did("produces at %d: %v", resp.Topics[0].Partitions[0].BaseOffset, err)
+	return err
 }
 
 // leaderOf asks who leads a partition.
@@ -303,7 +316,9 @@ func (m *mover) commitOffset(ctx context.Context, next int64) error {
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
 		return fmt.Errorf("commit offset: %+v", resp)
 	}
-	return kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+	err = kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+	m.did("commits offset %d: %v", next, err)
+	return err
 }
 
 // end decides the transaction, again while that may help.
@@ -315,6 +330,7 @@ func (m *mover) end(ctx context.Context, commit bool) error {
 		if err == nil {
 			err = kerr.ErrorForCode(resp.ErrorCode)
 		}
+		m.did("ends, commit %t: %v", commit, err)
 		if err == nil && m.raises {
 			m.pid, m.epoch, m.seq = resp.ProducerID, resp.ProducerEpoch, 0
 		}
@@ -344,7 +360,11 @@ func (w *world) awaitMovers(ctx context.Context) {
 func (w *world) checkMoved(ctx context.Context) {
 	cl := w.client(kgo.ConsumeTopics(movedTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	defer cl.Close()
-	want, got := make(map[int32][]string), make(map[int32][]string)
+	want, got, from := make(map[int32][]string), make(map[int32][]string), make(map[int32][]string)
+	take := func(r *kgo.Record) {
+		got[r.Partition] = append(got[r.Partition], string(r.Value))
+		from[r.Partition] = append(from[r.Partition], fmt.Sprintf("%d: %s of producer %d/%d", r.Offset, r.Value, r.ProducerID, r.ProducerEpoch))
+	}
 	left := 0
 	for _, s := range w.read {
 		want[s.partition] = append(want[s.partition], s.value)
@@ -354,7 +374,7 @@ func (w *world) checkMoved(ctx context.Context) {
 	defer cancel()
 	for left > 0 && limit.Err() == nil {
 		cl.PollFetches(limit).EachRecord(func(r *kgo.Record) {
-			got[r.Partition] = append(got[r.Partition], string(r.Value))
+			take(r)
 			left--
 		})
 	}
@@ -364,12 +384,13 @@ func (w *world) checkMoved(ctx context.Context) {
 			end()
 			break
 		}
-		fetches.EachRecord(func(r *kgo.Record) { got[r.Partition] = append(got[r.Partition], string(r.Value)) })
+		fetches.EachRecord(take)
 	}
 	for p := range int32(partitions) {
 		for i := range max(len(want[p]), len(got[p])) {
 			if i >= len(want[p]) || i >= len(got[p]) || want[p][i] != got[p][i] {
 				w.report("moved: partition %d has %d records, wanted %d; record %d differs", p, len(got[p]), len(want[p]), i)
+				w.t.Logf("moved, partition %d:\n%s\n%s", p, strings.Join(from[p][max(0, i-8):min(len(from[p]), i+20)], "\n"), strings.Join(w.moves[p], "\n"))
 				break
 			}
 		}

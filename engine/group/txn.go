@@ -202,7 +202,8 @@ func (c *Coordinator) txnCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRe
 	}
 	for limit, pause := time.Now().Add(txnPatience), time.Millisecond; ; pause *= 2 {
 		code := c.tryTxnCommit(ctx, req, commit)
-		if code != kafka.ConcurrentTransactions || time.Now().Add(pause).After(limit) {
+		// Up to version 4 the epoch does not tell the producer's transactions apart: it would wait for the next.
+		if code != kafka.ConcurrentTransactions || req.Version < 5 || time.Now().Add(pause).After(limit) {
 			return code
 		}
 		select { // the transaction before is being ended

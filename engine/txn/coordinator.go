@@ -100,12 +100,13 @@ func (c *Coordinator) owns(id string) bool {
 
 // act takes a step on an id that is coordinated here, and ends what it finds decided.
 func (c *Coordinator) act(ctx context.Context, id string, step step) (catalog.Txn, outcome) {
-	if !c.owns(id) {
+	slot, ok := c.o.Slot(c.slot(id))
+	if !ok {
 		return catalog.Txn{}, refuse(kafka.NotCoordinator)
 	}
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
-	t, out := c.update(ctx, id, step)
+	t, out := c.updateAs(ctx, &slot, id, step)
 	c.used(t)
 	return t, out
 }

@@ -98,6 +98,12 @@ func patiently(ctx context.Context, try func() (catalog.Txn, outcome)) (catalog.
 // update takes a step: it reads the item, and writes what the step made of it.
 // A step that meets another's write is taken again, on what that has left.
 func (i Items) update(ctx context.Context, id string, step step) (catalog.Txn, outcome) {
+	return i.updateAs(ctx, nil, id, step)
+}
+
+// updateAs is update for the owner of the id's slot, nil: for anybody. What only the owner may write is
+// not tried again.
+func (i Items) updateAs(ctx context.Context, owned *catalog.Slot, id string, step step) (catalog.Txn, outcome) {
 	for {
 		t, err := i.Catalog.ReadTxn(ctx, i.slot(id), id)
 		if err != nil {
@@ -107,10 +113,17 @@ func (i Items) update(ctx context.Context, id string, step step) (catalog.Txn, o
 		if !out.save {
 			return t, out
 		}
-		saved, err := i.Catalog.SaveTxn(ctx, t)
+		var saved catalog.Txn
+		if out.owned && owned != nil {
+			saved, err = i.Catalog.SaveOwnedTxn(ctx, *owned, t)
+		} else {
+			saved, err = i.Catalog.SaveTxn(ctx, t)
+		}
 		switch {
 		case err == nil:
 			return saved, out
+		case errors.Is(err, catalog.ErrFenced) && out.owned:
+			return t, refuse(kafka.NotCoordinator)
 		case !errors.Is(err, catalog.ErrFenced):
 			return t, refuse(codeOf(err))
 		}

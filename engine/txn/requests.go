@@ -137,9 +137,21 @@ func (c *Coordinator) EndTxn(ctx context.Context, req *kmsg.EndTxnRequest) *kmsg
 		return resp
 	}
 	raise := req.Version >= endRaises
-	t, code := c.insist(ctx, req.TransactionalID, func(fresh int64) step {
+	of := func(fresh int64) step {
 		return end{producer{req.ProducerID, req.ProducerEpoch}, req.Commit, raise, fresh}.step
-	})
+	}
+	var t catalog.Txn
+	var code kafka.ErrorCode
+	if raise {
+		t, code = c.insist(ctx, req.TransactionalID, of)
+	} else {
+		// The epoch does not tell the producer's transactions apart: a request that its client
+		// has sent again must not wait here until it would end the next one, nor end it
+		// at a broker that was paused and does not know that the slot has moved.
+		var out outcome
+		t, out = c.act(ctx, req.TransactionalID, of(none))
+		code = out.code
+	}
 	resp.ErrorCode = int16(told(code, req.Version >= 2))
 	if raise && code == kafka.None {
 		p := next(&t)

@@ -30,6 +30,9 @@ type outcome struct {
 	save bool
 	// need tells that the step needs a new producer id: it is asked again with one.
 	need bool
+	// owned tells that only the owner of the id's slot may write the item: the request may be one of
+	// before, which nothing in it tells.
+	owned bool
 }
 
 func refuse(c kafka.ErrorCode) outcome { return outcome{code: c} }
@@ -232,7 +235,7 @@ func (r end) prepare(t *catalog.Txn, decided catalog.TxnState, now time.Time) ou
 	if t.Count()+len(t.Groups) == 0 {
 		return complete(t, t.Number, now) // nobody has to hear of it
 	}
-	return outcome{save: true}
+	return outcome{save: true, owned: !r.raise}
 }
 
 // repeated tells whether a producer asks again for an end that has raised its epoch.

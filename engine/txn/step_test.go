@@ -238,3 +238,15 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%d partitions: %v", len(all), out.code)
 	}
 }
+
+// TestOwnedEnds: what a late repeat could do to the next transaction, only the owner of the slot may write.
+func TestOwnedEnds(t *testing.T) {
+	for _, raise := range []bool{false, true} {
+		i := newID(t)
+		p := i.init(producer{none, none}, kafka.None)
+		i.add(p, 1, kafka.None)
+		if out := (end{producer: p, commit: true, raise: raise, fresh: none}).step(&i.txn, at); !out.save || out.owned == raise {
+			t.Errorf("raised %t: %+v", raise, out)
+		}
+	}
+}

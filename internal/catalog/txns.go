@@ -156,6 +156,17 @@ func (c *Catalog) SaveTxn(ctx context.Context, t Txn) (Txn, error) {
 	return t, nil
 }
 
+// SaveOwnedTxn is SaveTxn on condition that slot is owned as it says, too. ErrFenced: one of both is not so.
+func (c *Catalog) SaveOwnedTxn(ctx context.Context, slot Slot, t Txn) (Txn, error) {
+	op := meta.Put(t.item, meta.Attrs{"v": format, "txn": jsonText(t)})
+	id, err := c.withSlot(ctx, slot, []meta.Op{op})
+	if err != nil {
+		return t, fmt.Errorf("save transactional id %q: %w", t.ID, fencedIf(err))
+	}
+	t.item = written(op, id)
+	return t, nil
+}
+
 // DeleteTxn removes a transactional id that is as t was read or saved, or is
 // gone. ErrFenced: it is another.
 func (c *Catalog) DeleteTxn(ctx context.Context, t Txn) error {

@@ -75,3 +75,25 @@ func TestPendingOffsets(t *testing.T) {
 	ok(t, c.DeleteGroup(t.Context(), slot, g))
 	same(t, map[int64]catalog.PendingOffsets{}, pending())
 }
+
+// TestOwnedTxn: who has owned a slot and does not know that it has gone cannot write what only its owner may.
+func TestOwnedTxn(t *testing.T) {
+	c := catalog.New(memmeta.New())
+	mine, slot := owner(t, c, 1)
+	txn := must[catalog.Txn](t)(c.ReadTxn(t.Context(), slot.Slot, "a"))
+	txn.State = catalog.TxnOngoing
+	txn = must[catalog.Txn](t)(c.SaveOwnedTxn(t.Context(), slot, txn))
+	must[[]catalog.Slot](t)(c.CommitCheckpoint(t.Context(), mine, []catalog.Slot{slot})) // no obstacle
+	txn = must[catalog.Txn](t)(c.SaveOwnedTxn(t.Context(), slot, txn))
+	_, err := c.SaveOwnedTxn(t.Context(), slot, must[catalog.Txn](t)(c.ReadTxn(t.Context(), slot.Slot, "b"))) // another id is no obstacle either
+	ok(t, err)
+	old := txn
+	txn = must[catalog.Txn](t)(c.SaveOwnedTxn(t.Context(), slot, txn))
+	_, err = c.SaveOwnedTxn(t.Context(), slot, old)
+	wantErr(t, err, catalog.ErrFenced)
+	now := must[catalog.Slot](t)(c.Slot(t.Context(), slot.Slot))
+	_, taken := takeOver(t, c, mine, now)
+	_, err = c.SaveOwnedTxn(t.Context(), slot, txn)
+	wantErr(t, err, catalog.ErrFenced)
+	must[catalog.Txn](t)(c.SaveOwnedTxn(t.Context(), taken, txn))
+}

@@ -14,7 +14,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
+	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/record"
+	"github.com/varvelog/varve/tiering/cold"
 )
 
 // Movers copy each partition of keptTopic to that of movedTopic, in
@@ -390,6 +393,7 @@ func (w *world) checkMoved(ctx context.Context) {
 		for i := range max(len(want[p]), len(got[p])) {
 			if i >= len(want[p]) || i >= len(got[p]) || want[p][i] != got[p][i] {
 				w.report("moved: partition %d has %d records, wanted %d; record %d differs", p, len(got[p]), len(want[p]), i)
+				w.tellSegments(ctx, movedTopic, p)
 				w.t.Logf("moved, partition %d:\n%s\n%s", p, strings.Join(from[p][max(0, i-8):min(len(from[p]), i+20)], "\n"), strings.Join(w.moves[p], "\n"))
 				break
 			}
@@ -410,5 +414,27 @@ func (w *world) checkStable(ctx context.Context, cl *client) {
 	}
 	if !equal(stable, ends) {
 		w.report("moved: a transaction is open still: stable %v, end %v", stable, ends)
+	}
+}
+
+// tellSegments logs what the segments of a partition say of aborted transactions.
+func (w *world) tellSegments(ctx context.Context, topic string, p int32) {
+	cat := catalog.New(w.cluster.ledger.items)
+	if err := cat.Refresh(ctx); err != nil {
+		w.t.Logf("segments of %s: %v", topic, err)
+		return
+	}
+	t, _ := cat.Topics().ByName(topic)
+	segs, err := cat.Segments(ctx, kafka.TopicPartition{Topic: t.ID, Partition: p}, 0, 0)
+	if err != nil {
+		w.t.Logf("segments of %s: %v", topic, err)
+	}
+	for _, seg := range segs {
+		footer, err := cold.ReadFooter(ctx, w.cluster.ledger.objects, seg)
+		if err != nil {
+			w.t.Log(err)
+			continue
+		}
+		w.t.Logf("segment %d–%d: last stable %d, aborted %+v", seg.Base, seg.End, footer.State.LastStable, footer.Aborted)
 	}
 }

@@ -109,6 +109,7 @@ func (i Items) updateAs(ctx context.Context, owned *catalog.Slot, id string, ste
 		if err != nil {
 			return t, refuse(codeOf(err))
 		}
+		was := t // nobody is to act on what could not be written, or may not have been
 		out := step(&t, time.Now())
 		if !out.save {
 			return t, out
@@ -123,9 +124,9 @@ func (i Items) updateAs(ctx context.Context, owned *catalog.Slot, id string, ste
 		case err == nil:
 			return saved, out
 		case errors.Is(err, catalog.ErrFenced) && out.owned:
-			return t, refuse(kafka.NotCoordinator)
+			return was, refuse(kafka.NotCoordinator)
 		case !errors.Is(err, catalog.ErrFenced):
-			return t, refuse(codeOf(err))
+			return was, refuse(codeOf(err))
 		}
 	}
 }

@@ -173,14 +173,18 @@ func TestClaimGroup(t *testing.T) {
 }
 
 // TestLeaseIsReserved: behind a turn for who made it, and for functions always;
-// during a turn for nobody else.
+// during a turn for nobody else, and a broker that comes back goes on with its own.
 func TestLeaseIsReserved(t *testing.T) {
 	c := catalog.New(memmeta.New())
 	ctx := t.Context()
 	lease := must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", "broker-1", time.Minute))
 	_, err := c.AcquireLease(ctx, "retention", catalog.FunctionHolder, time.Minute)
 	wantErr(t, err, catalog.ErrHeld)
-	ok(t, c.ReleaseLease(ctx, lease, time.Hour))
+	back := must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", "broker-1", time.Minute))
+	wantErr(t, c.ReleaseLease(ctx, lease, time.Hour), catalog.ErrFenced)
+	_, err = c.AcquireLease(ctx, "retention", "broker-2", time.Minute)
+	wantErr(t, err, catalog.ErrHeld)
+	ok(t, c.ReleaseLease(ctx, back, time.Hour))
 	_, err = c.AcquireLease(ctx, "retention", "broker-2", time.Minute)
 	wantErr(t, err, catalog.ErrHeld)
 	lease = must[catalog.Lease](t)(c.AcquireLease(ctx, "retention", catalog.FunctionHolder, time.Minute))

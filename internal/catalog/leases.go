@@ -24,7 +24,7 @@ const FunctionHolder = "function"
 type Lease struct {
 	Job      string
 	Epoch    int64  // grows with each acquisition; names what the holder writes
-	Holder   string // one name for all that take turns on one schedule
+	Holder   string // a broker's name, or FunctionHolder
 	State    string // the job's own: what is kept from one run to the next
 	Until    time.Time
 	Reserved time.Time
@@ -72,10 +72,17 @@ func (l Lease) attrs() meta.Attrs {
 }
 
 // Free tells whether holder may try to take the lease: nobody is at work, and
-// the work is not reserved for another name. Functions need not mind that:
+// the work is not reserved for another name. Functions need not mind the latter:
 // where there are any, the work is theirs, and brokers have it while none runs.
+// A broker has one of each job, so what its name is at work with was left by a process that is gone.
 func (l Lease) Free(holder string, now time.Time) bool {
-	return !now.Before(l.Until) && (holder == l.Holder || holder == FunctionHolder || !now.Before(l.Reserved))
+	switch {
+	case holder == FunctionHolder:
+		return !now.Before(l.Until)
+	case holder == l.Holder:
+		return true
+	}
+	return !now.Before(l.Until) && !now.Before(l.Reserved)
 }
 
 // Lease returns a job's lease as it is; one that nobody ever had has Epoch 0.

@@ -75,19 +75,25 @@ type compacted struct {
 
 func newCompacted(t *testing.T, addr string) *compacted {
 	t.Helper()
+	return &compacted{addr: addr, cl: compactedTopic(t, addr, compactable), left: make(map[int64]string), base: time.Now().Truncate(time.Millisecond)}
+}
+
+// compactedTopic makes the topic c and returns a client that writes to it.
+func compactedTopic(t *testing.T, addr string, settings map[string]string) *kgo.Client {
+	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.DefaultProduceTopic("c"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
 	configs := make(map[string]*string)
-	for k, v := range compactable {
+	for k, v := range settings {
 		configs[k] = &v
 	}
 	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), 1, 1, configs, "c"); err != nil {
 		t.Fatal(err)
 	}
-	return &compacted{addr: addr, cl: cl, left: make(map[int64]string), base: time.Now().Truncate(time.Millisecond)}
+	return cl
 }
 
 // produce writes 60 batches of ten records, of which one key ends with a

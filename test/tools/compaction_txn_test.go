@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/varvelog/varve/test/internal/brokertest"
@@ -21,25 +20,20 @@ import (
 // markers that nothing needs; the producers go on, over a kill as well.
 func TestCompactedTransactions(t *testing.T) {
 	b := brokertest.Start(t, "log.cleaner.backoff.ms=100", "log.retention.check.interval.ms=500")
-	configs := map[string]*string{"delete.retention.ms": new("0")}
-	for k, v := range compactable {
-		configs[k] = &v
-	}
-	plain, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.DefaultProduceTopic("c"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plain.Close()
-	if _, err := kadm.NewClient(plain).CreateTopic(t.Context(), 1, 1, configs, "c"); err != nil {
-		t.Fatal(err)
-	}
-	h := &committed{addr: b.Addr, plain: plain, left: make(map[string]string)}
+	settings := maps.Clone(compactable)
+	settings["delete.retention.ms"] = "0"
+	h := &committed{addr: b.Addr, plain: compactedTopic(t, b.Addr, settings), left: make(map[string]string)}
 	for _, id := range []string{"even", "odd"} {
 		h.begin(t, id)
 	}
 	for n := range 30 {
 		h.turn(t, n)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("wanted are %d records, %d markers, and the last record, of:\n%s", len(h.left), h.needed(), varve(t, "segment", "list", "c", "--data", b.Data))
+		}
+	}()
 	h.await(t, "only what was committed last is left")
 	var last time.Time
 	until(t, "markers are left only of transactions that have a record left", func() bool { // by the pass behind the one that has made them superfluous, once there is something new to compact

@@ -39,7 +39,7 @@ type Options struct {
 	Catalog *catalog.Catalog
 	Store   objstore.Store
 	Slots   int    // of the cluster
-	Holder  string // who runs it; one name for all that take turns on one schedule
+	Holder  string // who runs it: a broker, which has no other such job, or catalog.FunctionHolder
 	// Config returns the brokers' settings, from which a topic's own follow.
 	Config func() *config.Broker
 	// Interval returns the time between two passes

@@ -56,7 +56,7 @@ type Options struct {
 	Deleted func(o objstore.Info, why string) // an object has been deleted; nil: nobody cares
 
 	// Of a Job only:
-	Holder     string               // who runs it; one name for all that take turns on one schedule
+	Holder     string               // who runs it: a broker, which has no other such job, or catalog.FunctionHolder
 	Interval   func() time.Duration // between two passes; nil: each turn begins or goes on with one
 	Reserve    time.Duration        // how long the work stays with Holder behind a turn; 0: three intervals
 	Logger     *slog.Logger         // nil: discard

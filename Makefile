@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 STAGE := .ci/stage
+UNITS := $$(go list ./... | grep -v /enginetest)
 export CGO_ENABLED := 0
 
 help: ## list the targets
@@ -33,7 +34,7 @@ lint: ## formatting, golangci-lint, vet
 	@$(STAGE) vet bash -c 'go -C test vet ./... && go -C bench/loadgen vet ./...'
 
 unit: ## unit tests and the fuzz corpora
-	@$(STAGE) unit bash -c 'go test $$(go list ./... | grep -v /enginetest)'
+	@$(STAGE) unit bash -c 'go test $(UNITS)'
 
 models: ## the exhaustive checks of the fencing protocol
 	@$(STAGE) models .ci/models
@@ -69,11 +70,11 @@ aws: build ## the adapters, brokers on them, and the deployed functions, against
 	@.ci/setup-aws
 	@$(STAGE) aws go -C test test -count=1 -timeout 20m ./aws
 
-infra: ## the deployment's templates (needs Node)
+infra: ## the deployment's templates (needs Node and Python)
 	@$(STAGE) infra .ci/infra
 
 soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
-	@$(STAGE) unit bash -c 'go test -count=1 $$(go list ./... | grep -v /enginetest)'
+	@$(STAGE) unit bash -c 'go test -count=1 $(UNITS)'
 	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
 	@START_BYTES=10737418240 $(STAGE) start-on-10-GiB go -C test test -count=1 -v -timeout 1h -run TestStartOnData ./faults

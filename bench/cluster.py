@@ -17,7 +17,7 @@ The client is loadgen (franz-go); its settings are printed. Compare what is besi
 import argparse, datetime, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time, traceback
 
 from run import HERE, ROOT, rows, rss, show
-from sides import BROKERS, VARVE, Kafka, Varve, place
+from sides import BROKERS, VARVE, Kafka, Varve, folder
 
 LOADGEN, PUTS = (os.path.join(ROOT, ".tools", n) for n in ("loadgen", "puts"))
 SESSION = 6  # s, broker.session.timeout.ms by default
@@ -363,7 +363,7 @@ def main():
     subprocess.run(["go", "build", "-o", PUTS, "./bench/puts"], cwd=ROOT, check=True)
     if not os.path.exists(VARVE):
         p.error("bin/varve is not there: make build")
-    print(f"load average {os.getloadavg()[0]:.2f}; objects under {place()}", flush=True)
+    print(f"load average {os.getloadavg()[0]:.2f}; objects under {folder()}", flush=True)
     if set(a.only) & set(HARMS):
         harms(a)
     for name, fn in SECTIONS.items():

@@ -39,7 +39,7 @@ def alive(proc):
     return True
 
 
-def place():
+def folder():
     """Returns the folder for what the stores keep."""
     free = shutil.disk_usage(MEMORY).free if os.path.isdir(MEMORY) else 0
     return MEMORY if free > ROOM else os.path.join(ROOT, ".tools")
@@ -52,7 +52,7 @@ class Varve:
     name = "varve"
 
     def __init__(self, *config, brokers=BROKERS, delay=0):
-        self.dir = tempfile.mkdtemp(prefix="varve-cluster-", dir=place())
+        self.dir = tempfile.mkdtemp(prefix="varve-cluster-", dir=folder())
         self.servers, self.procs, self.config = [], {}, config
         self.ports = {i: (free_port(), free_port()) for i in range(1, brokers + 1)}
         self.boot = ",".join(f"127.0.0.1:{k}" for k, _ in self.ports.values())

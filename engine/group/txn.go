@@ -23,6 +23,10 @@ import (
 // be ended; clients ask again when that was not enough.
 const txnPatience = time.Second
 
+// txnCommitJoins is the version of TxnOffsetCommit from which on it enters its group into the transaction,
+// each of which has an epoch of its own (KIP-890).
+const txnCommitJoins = 5
+
 // Transaction names a producer's transaction.
 type Transaction struct {
 	ID         string // transactional id
@@ -202,8 +206,8 @@ func (c *Coordinator) txnCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRe
 	}
 	for limit, pause := time.Now().Add(txnPatience), time.Millisecond; ; pause *= 2 {
 		code := c.tryTxnCommit(ctx, req, commit)
-		// Up to version 4 the epoch does not tell the producer's transactions apart: it would wait for the next.
-		if code != kafka.ConcurrentTransactions || req.Version < 5 || time.Now().Add(pause).After(limit) {
+		// Below it the epoch does not tell the producer's transactions apart: it would wait for the next.
+		if code != kafka.ConcurrentTransactions || req.Version < txnCommitJoins || time.Now().Add(pause).After(limit) {
 			return code
 		}
 		select { // the transaction before is being ended
@@ -220,7 +224,7 @@ func (c *Coordinator) tryTxnCommit(ctx context.Context, req *kmsg.TxnOffsetCommi
 		return begun.Code
 	}
 	commit.Asked, _ = begun.Body.(*asked)
-	commit.Number, commit.Seen = c.o.InTxn(ctx, Transaction{req.TransactionalID, req.ProducerID, req.ProducerEpoch}, req.Group, req.Version >= 5)
+	commit.Number, commit.Seen = c.o.InTxn(ctx, Transaction{req.TransactionalID, req.ProducerID, req.ProducerEpoch}, req.Group, req.Version >= txnCommitJoins)
 	// What was asked is forgotten with the commit, whoever waits for it.
 	return c.call(context.WithoutCancel(ctx), req.Group, func(t Token) Event { commit.Token = t; return commit }).Code
 }

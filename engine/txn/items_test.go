@@ -27,7 +27,9 @@ func TestUndecided(t *testing.T) {
 		}); out.code != kafka.None {
 			t.Fatalf("%+v", out)
 		}
-		store.Hook = func(_ string, ops []meta.Op) memmeta.Fault { return memmeta.Fault{Fail: len(ops) > 0, Before: time.Millisecond} }
+		store.Hook = func(_ string, ops []meta.Op) memmeta.Fault {
+			return memmeta.Fault{Fail: len(ops) > 0, Before: time.Millisecond}
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		seen, out := i.update(ctx, "a", end{producer: p, commit: true, fresh: none}.step)

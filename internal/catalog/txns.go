@@ -147,19 +147,22 @@ func (c *Catalog) Txns(ctx context.Context, slot kafka.Slot) ([]Txn, error) {
 // saved. ErrFenced: it is not. ErrTooLarge: the id, or what the transaction
 // knows, does not fit an item.
 func (c *Catalog) SaveTxn(ctx context.Context, t Txn) (Txn, error) {
-	op := meta.Put(t.item, meta.Attrs{"v": format, "txn": jsonText(t)})
+	op := t.put()
 	id, err := c.commit(ctx, op)
-	if err != nil {
-		return t, fmt.Errorf("save transactional id %q: %w", t.ID, fencedIf(err))
-	}
-	t.item = written(op, id)
-	return t, nil
+	return t.saved(op, id, err)
 }
 
 // SaveOwnedTxn is SaveTxn on condition that slot is owned as it says, too. ErrFenced: one of both is not so.
 func (c *Catalog) SaveOwnedTxn(ctx context.Context, slot Slot, t Txn) (Txn, error) {
-	op := meta.Put(t.item, meta.Attrs{"v": format, "txn": jsonText(t)})
+	op := t.put()
 	id, err := c.withSlot(ctx, slot, []meta.Op{op})
+	return t.saved(op, id, err)
+}
+
+func (t Txn) put() meta.Op { return meta.Put(t.item, meta.Attrs{"v": format, "txn": jsonText(t)}) }
+
+// saved returns t as a commit of op has left it.
+func (t Txn) saved(op meta.Op, id string, err error) (Txn, error) {
 	if err != nil {
 		return t, fmt.Errorf("save transactional id %q: %w", t.ID, fencedIf(err))
 	}

@@ -18,13 +18,14 @@ demo: build ## produce, consume, seal, kill -9 and read back a real corpus
 	@.ci/demo
 
 # What needs Maven is set up one after the other. What waits by the clock has the machine first; what computes, and clients, run beside it.
+# A stage that fails does not keep the others from being run.
 test: ## install what the tests need, and run everything
 	@$(STAGE) set-up-lint .ci/setup-lint & lint=$$!; $(STAGE) set-up-suites .ci/setup-suites & suites=$$!; trap "kill $$lint $$suites" INT TERM; \
 	 failed=; for what in kafka clients aws; do $(STAGE) set-up-$$what .ci/setup-$$what || failed=1; done; \
 	 wait $$lint && wait $$suites && [ -z "$$failed" ]
 	@$(MAKE) --no-print-directory build
-	@nice -n 10 $(MAKE) --no-print-directory BUILT=1 lint unit models sim infra tools clients suites & computing=$$!; trap "kill $$computing" INT TERM; \
-	 $(MAKE) --no-print-directory BUILT=1 end-to-end cluster restore aws; waiting=$$?; \
+	@nice -n 10 $(MAKE) -k --no-print-directory BUILT=1 lint unit models sim infra tools clients suites & computing=$$!; trap "kill $$computing" INT TERM; \
+	 $(MAKE) -k --no-print-directory BUILT=1 end-to-end cluster restore aws; waiting=$$?; \
 	 wait $$computing && exit $$waiting
 
 lint: ## formatting, golangci-lint, vet

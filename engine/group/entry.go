@@ -206,7 +206,7 @@ func (e *entry) tick() {
 		return
 	}
 	if slot, ok := e.c.o.Slot(e.id); !ok || !sameOwner(slot, e.slot) {
-		e.drop(kafka.NotCoordinator)
+		e.lose()
 		return
 	}
 	e.step(Tick{})
@@ -241,6 +241,12 @@ func (e *entry) drop(code kafka.ErrorCode) {
 	e.life++
 	e.group, e.timer, e.waiting, e.held, e.confirming, e.batch = nil, nil, nil, nil, nil, batch{}
 	e.version, e.saved, e.deleting, e.writing = 0, 0, false, false
+}
+
+// lose drops a group whose slot is not owned any more. What is being written may land when it is owned again.
+func (e *entry) lose() {
+	e.unsettled = e.unsettled || e.running
+	e.drop(kafka.NotCoordinator)
 }
 
 // forget removes the entry from memory if nothing is under way in it.

@@ -131,7 +131,7 @@ func (c *Coordinator) enter(id string) (*entry, bool) {
 			continue
 		}
 		if !ok || !sameOwner(slot, e.slot) {
-			e.drop(kafka.NotCoordinator)
+			e.lose()
 			e.slot = slot
 		}
 		if !ok {
@@ -188,7 +188,7 @@ func (c *Coordinator) sweep() {
 	c.each(func(e *entry) {
 		slot, ok := c.o.Slot(e.id)
 		if !ok || !sameOwner(slot, e.slot) {
-			e.drop(kafka.NotCoordinator)
+			e.lose()
 		}
 		switch {
 		case !ok:

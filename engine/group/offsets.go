@@ -1,7 +1,6 @@
 package group
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -18,7 +17,7 @@ func (g *Group) onCommit(now time.Time, r Commit) {
 		g.created, g.emptySince = true, now
 		g.out.Save = true
 	}
-	g.out.Set = maps.Clone(r.Offsets)
+	g.out.Set = g.committed(r.Offsets)
 	g.reply(r.Token, Written, kafka.None, nil)
 }
 

@@ -61,7 +61,7 @@ func read(ctx context.Context, cat *catalog.Catalog, id string) (catalog.GroupSt
 	if err != nil {
 		return item, nil, f, err
 	}
-	g.offsets, g.txns = offsets, maps.Clone(item.Pending)
+	g.hold(offsets, maps.Clone(item.Pending))
 	return item, g, f, nil
 }
 

@@ -108,6 +108,8 @@ type Group struct {
 
 	topics  map[string]bool // subscribed, as of the generation; nil: cannot be told
 	offsets map[kafka.TopicPartition]catalog.GroupOffset
+	order   int64                          // of the last commit
+	ahead   map[kafka.TopicPartition]int64 // orders of what is not durable yet; 0: is deleted
 
 	txns  map[int64]catalog.PendingOffsets // by producer id: offsets that wait for a transaction's end
 	asked map[int64]*asked                 // by producer id: whose transaction is being looked at (txn.go)
@@ -119,7 +121,7 @@ type Group struct {
 func NewGroup() *Group {
 	return &Group{
 		byID: map[string]*Member{}, static: map[string]*Member{}, pending: map[string]time.Time{},
-		unsynced: map[string]bool{}, offsets: map[kafka.TopicPartition]catalog.GroupOffset{},
+		unsynced: map[string]bool{}, offsets: map[kafka.TopicPartition]catalog.GroupOffset{}, ahead: map[kafka.TopicPartition]int64{},
 		txns: map[int64]catalog.PendingOffsets{}, asked: map[int64]*asked{},
 	}
 }
@@ -138,11 +140,18 @@ func (g *Group) Quiet() bool {
 
 // Applied says that offsets are durable: from now on they can be fetched.
 func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del map[kafka.TopicPartition]bool) {
+	settled := func(tp kafka.TopicPartition, order int64) {
+		if g.ahead[tp] == order {
+			delete(g.ahead, tp)
+		}
+	}
 	for tp, o := range set {
 		g.offsets[tp] = o
+		settled(tp, o.Order)
 	}
 	for tp := range del {
 		delete(g.offsets, tp)
+		settled(tp, 0)
 	}
 }
 
@@ -150,6 +159,38 @@ func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del ma
 func (g *Group) Offset(tp kafka.TopicPartition) (catalog.GroupOffset, bool) {
 	o, ok := g.offsets[tp]
 	return o, ok
+}
+
+// hold gives a group that was read its durable offsets, and those of open transactions.
+func (g *Group) hold(offsets map[kafka.TopicPartition]catalog.GroupOffset, txns map[int64]catalog.PendingOffsets) {
+	g.offsets, g.txns = offsets, txns
+	for _, o := range offsets {
+		g.order = max(g.order, o.Order)
+	}
+	for _, p := range txns {
+		for _, o := range p.Offsets {
+			g.order = max(g.order, o.Order)
+		}
+	}
+}
+
+// committed returns the offsets of a commit that happens now, with its order.
+func (g *Group) committed(offsets map[kafka.TopicPartition]catalog.GroupOffset) map[kafka.TopicPartition]catalog.GroupOffset {
+	g.order++
+	out := make(map[kafka.TopicPartition]catalog.GroupOffset, len(offsets))
+	for tp, o := range offsets {
+		o.Order = g.order
+		out[tp] = o
+	}
+	return out
+}
+
+// orderOf returns the order of a partition's offset, durable or not; 0: it has none, or of a time before there were orders.
+func (g *Group) orderOf(tp kafka.TopicPartition) int64 {
+	if n, ok := g.ahead[tp]; ok {
+		return n
+	}
+	return g.offsets[tp].Order
 }
 
 func (g *Group) become(s State) { g.prev, g.state = g.state, s }

@@ -36,6 +36,12 @@ func (g *Group) Step(now time.Time, ev Event) Effects {
 	case Expire:
 		g.onExpire(now, ev)
 	}
+	for tp, o := range g.out.Set {
+		g.ahead[tp] = o.Order
+	}
+	for _, tp := range g.out.Del {
+		g.ahead[tp] = 0
+	}
 	out := g.out
 	g.out = Effects{}
 	return out

@@ -25,12 +25,15 @@ import (
 //	txn-end r= pid=1 n=<number> [abort=1]          stable [topic=t0] [p=0]
 //	delete-offsets r= topic=t0 p=0      delete r=      expire [gone=t0]
 //	advance d=5s  (ticks whenever one is due)      reload      show
+//	hold  (from here on writes are under way)      written  (they are durable)
 type trace struct {
 	g    *Group
 	now  time.Time
 	toks []string
 	asks map[string]*asked // by the request that asked
 	last map[int64]*asked  // by producer id
+	hold bool              // writes are under way
+	held []func()
 	out  strings.Builder
 }
 
@@ -95,6 +98,13 @@ func (tr *trace) run(t *testing.T, d *datadriven.TestData) {
 		tr.advance(dur(t, d, "d", ""))
 	case "reload":
 		tr.reload(t)
+	case "hold":
+		tr.hold = true
+	case "written":
+		for _, applied := range tr.held {
+			applied()
+		}
+		tr.hold, tr.held = false, nil
 	case "show":
 		tr.show()
 	case "stable":
@@ -218,7 +228,11 @@ func (tr *trace) step(ev Event) {
 	for _, pid := range slices.Sorted(maps.Keys(e.Pending)) {
 		fmt.Fprintf(&tr.out, "pending %d: %d of transaction %d\n", pid, len(e.Pending[pid].Offsets), e.Pending[pid].Number)
 	}
-	tr.g.Applied(e.Set, del)
+	if applied := func() { tr.g.Applied(e.Set, del) }; tr.hold {
+		tr.held = append(tr.held, applied)
+	} else {
+		applied()
+	}
 	if e.Delete {
 		fmt.Fprintf(&tr.out, "remove\n")
 	}
@@ -282,7 +296,8 @@ func (tr *trace) reload(t *testing.T) {
 	if err != nil || got != f {
 		t.Fatalf("decode: fence %v, %v", got, err)
 	}
-	g.Limits, g.offsets, g.txns = tr.g.Limits, tr.g.offsets, tr.g.txns
+	g.Limits = tr.g.Limits
+	g.hold(tr.g.offsets, tr.g.txns)
 	g.resume(tr.now)
 	tr.g = g
 }

@@ -105,7 +105,7 @@ func (g *Group) onTxnCommit(now time.Time, r TxnCommit) {
 	if p.Offsets == nil {
 		p.Offsets = make(map[kafka.TopicPartition]catalog.GroupOffset)
 	}
-	maps.Copy(p.Offsets, r.Offsets)
+	maps.Copy(p.Offsets, g.committed(r.Offsets))
 	if len(p.Offsets) > 0 {
 		g.txns[r.ProducerID] = p
 		g.out.Pending = map[int64]catalog.PendingOffsets{r.ProducerID: p}
@@ -152,7 +152,7 @@ func (g *Group) onTxnEnd(r TxnEnd) {
 	if r.Commit {
 		g.out.Set = make(map[kafka.TopicPartition]catalog.GroupOffset)
 		for tp, o := range p.Offsets {
-			if now, ok := g.offsets[tp]; !ok || now.CommitMs <= o.CommitMs { // else it was committed since
+			if g.orderOf(tp) <= o.Order { // else it was committed since
 				g.out.Set[tp] = o
 			}
 		}

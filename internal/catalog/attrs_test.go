@@ -81,7 +81,7 @@ func TestItemsComeBack(t *testing.T) {
 
 		offset := rapid.Custom(func(t *rapid.T) *GroupOffset {
 			return &GroupOffset{
-				kafka.Offset(i64.Draw(t, "offset")), kafka.LeaderEpoch(i32.Draw(t, "epoch")), text.Draw(t, "metadata"), i64.Draw(t, "commit"), i64.Draw(t, "expire"),
+				kafka.Offset(i64.Draw(t, "offset")), kafka.LeaderEpoch(i32.Draw(t, "epoch")), text.Draw(t, "metadata"), i64.Draw(t, "commit"), i64.Draw(t, "order"), i64.Draw(t, "expire"),
 			}
 		})
 		run := rapid.MapOf(rapid.Int32Min(0), offset).Draw(t, "run")

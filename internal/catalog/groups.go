@@ -32,6 +32,7 @@ type GroupOffset struct {
 	LeaderEpoch kafka.LeaderEpoch `json:"e"`
 	Metadata    string            `json:"m,omitempty"`
 	CommitMs    int64             `json:"t"`           // when it was committed, ms since the Unix epoch
+	Order       int64             `json:"n,omitempty"` // place among the group's commits, those of open transactions too; grows
 	ExpireMs    int64             `json:"x,omitempty"` // when it expires by the client's wish; 0: by the broker's setting
 }
 

@@ -5,6 +5,10 @@ import "time"
 // hastyPart is how many times more PUTs there may be in Hasten's while.
 const hastyPart = 4
 
+// crowdedSpacing is the least time between two PUTs to a store that answers faster, while there is
+// something waiting when one ends: what more of them would cost the machine makes all of them slower.
+const crowdedSpacing = time.Millisecond
+
 // policy decides when an object is cut. It is self-clocking: with nothing in
 // flight the next object leaves at once, and while one is, batches gather, so
 // objects grow as the store gets slower or the load higher.
@@ -19,6 +23,7 @@ type view struct {
 	queued    int64     // bytes
 	inFlight  int       // PUTs
 	lastStart time.Time // of the newest PUT
+	crowded   bool      // something waited when the last PUT ended
 	urgent    bool      // somebody waits in Flush or Close
 	hasty     bool      // Hasten's while is not over
 }
@@ -37,6 +42,9 @@ func (p policy) next(now time.Time, v view) (flush bool, wait time.Duration) {
 	interval := p.interval
 	if v.hasty {
 		interval /= hastyPart
+	}
+	if v.crowded {
+		interval = max(interval, crowdedSpacing)
 	}
 	wait = interval - now.Sub(v.lastStart)
 	return wait <= 0, max(wait, 0)

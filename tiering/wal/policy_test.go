@@ -2,7 +2,10 @@ package wal
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
 func TestPolicy(t *testing.T) {
@@ -20,6 +23,10 @@ func TestPolicy(t *testing.T) {
 		"one in flight":                 {0, view{queued: 99, inFlight: 1}, false, 0},
 		"one in flight, enough":         {0, view{queued: 100, inFlight: 1}, true, 0},
 		"one in flight, urgent":         {0, view{queued: 1, inFlight: 1, urgent: true}, true, 0},
+		"soon after":                    {0, view{queued: 1, lastStart: at(ms / 4)}, true, 0},
+		"soon after, crowded":           {0, view{queued: 1, lastStart: at(ms / 4), crowded: true}, false, ms * 3 / 4},
+		"soon after, crowded, enough":   {0, view{queued: 100, lastStart: at(ms / 4), crowded: true}, true, 0},
+		"later, crowded":                {0, view{queued: 1, lastStart: at(ms), crowded: true}, true, 0},
 		"full":                          {0, view{queued: 1000, inFlight: 4, urgent: true}, false, 0},
 		"interval, first":               {100 * ms, view{queued: 1}, true, 0},
 		"interval, soon after":          {100 * ms, view{queued: 1, lastStart: at(30 * ms)}, false, 70 * ms},
@@ -35,6 +42,37 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("%s: %v, wait %v; want %v, %v", name, flush, wait, c.flush, c.wait)
 		}
 	}
+}
+
+// TestFastStore: what comes alone leaves at once, what comes in crowds at most every millisecond.
+func TestFastStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		store.SetFault(func(memstore.Op, string) memstore.Fault {
+			return memstore.Fault{Kind: memstore.Delay, After: 250 * time.Microsecond}
+		})
+		w, result := running(t.Context(), Options{Store: store, Origin: session})
+		a := newLog(1)
+		puts := func(n int, every time.Duration) int64 {
+			before := w.Position().Next
+			for range n {
+				if err := a.append(w, 100); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(every)
+			}
+			return w.Position().Next - before
+		}
+		if n := puts(100, 300*time.Microsecond); n != 100 {
+			t.Errorf("%d PUTs of 100 batches that came one after the other", n)
+		}
+		if n := puts(1000, 100*time.Microsecond); n < 95 || n > 105 {
+			t.Errorf("%d PUTs in 100 ms of a crowd", n)
+		}
+		if _, err := w.Close(t.Context()); err != nil || <-result != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestLatencies(t *testing.T) {

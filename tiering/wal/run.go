@@ -39,6 +39,7 @@ type runner struct {
 	ended   chan *flight
 	wg      sync.WaitGroup
 	started time.Time // the newest flight
+	crowded bool      // something waited when the last flight ended
 	fenced  bool
 	timer   *time.Timer
 }
@@ -98,6 +99,7 @@ func (r *runner) loop(ctx context.Context) error {
 		case <-r.timer.C:
 		case f := <-r.ended:
 			f.landed = true
+			r.crowded = v.queued > 0
 			if f.outcome == sealed {
 				r.fence(f)
 			}
@@ -113,6 +115,7 @@ func (r *runner) look() (v view, closing bool) {
 		queued:    r.w.queued,
 		inFlight:  len(r.flights),
 		lastStart: r.started,
+		crowded:   r.crowded,
 		urgent:    closing || r.w.asked > r.w.taken,
 		hasty:     time.Now().Before(r.w.hasty),
 	}, closing

@@ -22,7 +22,7 @@ type entry struct {
 	group   *Group // nil: to be loaded
 	slot    catalog.Slot
 	item    catalog.GroupState
-	// unsettled: a write failed and may land later, so a load writes first.
+	// unsettled: a write failed, or was under way when the group was dropped, and may land later, so a load writes first.
 	unsettled bool
 	waiting   []Event // for the load
 

@@ -192,7 +192,7 @@ func (c *Coordinator) sweep() {
 		}
 		switch {
 		case !ok:
-			e.unsettled = false // whoever owns the slot now settles it
+			e.unsettled = e.running // once nothing is under way, whoever owns the slot settles it
 			e.forget()
 		case e.unsettled && e.group == nil && len(e.waiting) == 0:
 			e.handle(view{look: func(*Group) {}})

@@ -206,7 +206,7 @@ func (c *Coordinator) txnCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRe
 	}
 	for limit, pause := time.Now().Add(txnPatience), time.Millisecond; ; pause *= 2 {
 		code := c.tryTxnCommit(ctx, req, commit)
-		// Below it the epoch does not tell the producer's transactions apart: it would wait for the next.
+		// Below txnCommitJoins the epoch does not tell the producer's transactions apart: it would wait for the next.
 		if code != kafka.ConcurrentTransactions || req.Version < txnCommitJoins || time.Now().Add(pause).After(limit) {
 			return code
 		}

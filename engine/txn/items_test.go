@@ -17,15 +17,14 @@ func TestUndecided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memmeta.New()
 		i := Items{Catalog: catalog.New(store), Slots: 1}
-		id := newID(t)
-		p := id.init(producer{none, none}, kafka.None)
-		id.add(p, 1, kafka.None)
-		if _, out := i.update(t.Context(), "a", func(now *catalog.Txn, _ time.Time) outcome {
-			now.ProducerID, now.Epoch, now.State, now.Number, now.TimeoutMs = p.id, p.epoch, catalog.TxnOngoing, 1, 1000
-			now.Add(kafka.TopicPartition{Partition: 1})
-			return outcome{save: true}
-		}); out.code != kafka.None {
-			t.Fatalf("%+v", out)
+		p := producer{id: 7}
+		for _, s := range []step{
+			initialize{timeoutMs: 1000, expected: producer{none, none}, fresh: p.id}.step,
+			add{producer: p, partitions: []kafka.TopicPartition{{Partition: 1}}}.step,
+		} {
+			if _, out := i.update(t.Context(), "a", s); out.code != kafka.None {
+				t.Fatalf("%+v", out)
+			}
 		}
 		store.Hook = func(_ string, ops []meta.Op) memmeta.Fault {
 			return memmeta.Fault{Fail: len(ops) > 0, Before: time.Millisecond}

@@ -10,8 +10,8 @@ const hastyPart = 4
 const crowdedSpacing = time.Millisecond
 
 // policy decides when an object is cut. It is self-clocking: with nothing in
-// flight the next object leaves at once, and while one is, batches gather, so
-// objects grow as the store gets slower or the load higher.
+// flight the next object leaves at once, in crowds at most one a millisecond, and
+// while one is, batches gather, so objects grow as the store gets slower or the load higher.
 type policy struct {
 	interval   time.Duration
 	flushBytes int64

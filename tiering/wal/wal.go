@@ -79,7 +79,7 @@ type Options struct {
 
 	MaxBytes     int           // bytes of batches in an object, unless one batch is longer; default 16 MiB
 	FlushBytes   int           // waiting bytes that start a PUT beside those in flight; default 1 MiB, with an interval 8 MiB
-	Interval     time.Duration // least time between two PUTs, unless FlushBytes wait, or Hasten was called; 0: none
+	Interval     time.Duration // least time between two PUTs, unless FlushBytes wait, or Hasten was called; 0: none, but for a millisecond in crowds
 	InFlight     int           // PUTs at a time; default 4
 	PendingBytes int64         // bytes appended and not durable at which Admit blocks; default 64 MiB
 	PutTimeout   time.Duration // of one attempt; default 30 s

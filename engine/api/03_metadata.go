@@ -16,7 +16,7 @@ import (
 //	v1 controller, null = all topics   v4 auto creation switch   v7 leader epochs   v9 flexible
 //	v10 topic ids   v12 topics by id   v13 top-level error
 //
-// Leaders are always named, and a topic that is named twice is told once. Asking for a topic that is not there creates it,
+// Leaders are named but for those that are silent (LEADER_NOT_AVAILABLE), and a topic that is named twice is told once. Asking for a topic that is not there creates it,
 // where allowed; as in Kafka the first answer is UNKNOWN_TOPIC_OR_PARTITION and the
 // topic appears on retry.
 func (s *Server) metadata(ctx context.Context, r *request) kmsg.Response {
@@ -115,7 +115,8 @@ func (s *Server) describeMetadata(t *catalog.Topic) kmsg.MetadataResponseTopic {
 		part := kmsg.NewMetadataResponseTopicPartition()
 		part.Partition = p
 		slot := slotOf(c, t, p)
-		part.Leader, part.LeaderEpoch = s.leader(c, slot)
+		leader, epoch, code := s.leader(c, slot)
+		part.Leader, part.LeaderEpoch, part.ErrorCode = leader, epoch, int16(code)
 		part.Replicas, part.OfflineReplicas = s.replicas(c, slot, t), []int32{}
 		part.ISR = part.Replicas
 		row.Partitions = append(row.Partitions, part)

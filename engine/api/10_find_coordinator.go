@@ -58,7 +58,10 @@ func (s *Server) coordinator(kind int8, key string) (Broker, kafka.ErrorCode) {
 	if b, ok := c.Broker(id); ok {
 		return b, kafka.None
 	}
-	return s.o.Self, kafka.None
+	if len(c.Brokers) == 0 {
+		return s.o.Self, kafka.None
+	}
+	return Broker{ID: -1, Port: -1}, kafka.CoordinatorNotAvailable
 }
 
 // showOffsetsTopic makes the topic that tools look for. Groups do without.

@@ -90,7 +90,8 @@ func (s *Server) describeTopic(snapshot *catalog.Topics, name string, from, limi
 		part := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 		part.Partition = p
 		slot := slotOf(c, t, p)
-		part.LeaderID, part.LeaderEpoch = s.leader(c, slot)
+		leader, epoch, code := s.leader(c, slot)
+		part.LeaderID, part.LeaderEpoch, part.ErrorCode = leader, epoch, int16(code)
 		part.Replicas, part.OfflineReplicas = s.replicas(c, slot, t), []int32{}
 		part.ISR = part.Replicas
 		part.EligibleLeaderReplicas, part.LastKnownELR = []int32{}, []int32{} // the Java client takes null for an error

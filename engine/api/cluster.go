@@ -27,13 +27,17 @@ func slotOf(c *member.Cluster, t *catalog.Topic, p int32) kafka.Slot {
 }
 
 // leader returns the broker that leads a slot's partitions, or will after a
-// takeover that is under way, and the epoch that the catalogue has; this broker where nobody else lives.
-func (s *Server) leader(c *member.Cluster, slot kafka.Slot) (int32, int32) {
+// takeover that is under way, and the epoch that the catalogue has; this broker where nobody else lives;
+// -1 and LEADER_NOT_AVAILABLE where that broker has been silent for so long that it will soon be taken over from.
+func (s *Server) leader(c *member.Cluster, slot kafka.Slot) (int32, int32, kafka.ErrorCode) {
 	id, epoch := c.Leader(slot)
-	if id < 0 {
-		id = s.o.Self.ID
+	if id >= 0 {
+		return id, int32(epoch), kafka.None
 	}
-	return id, int32(epoch)
+	if len(c.Brokers) == 0 {
+		return s.o.Self.ID, int32(epoch), kafka.None
+	}
+	return -1, int32(epoch), kafka.LeaderNotAvailable
 }
 
 // replicas returns a slot's leader, and those that come next in ring order, up

@@ -201,3 +201,29 @@ func TestFollowWaits(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentLeader: nobody is sent to a broker that is silent, for a partition or as a coordinator (whose slots are all its own here).
+func TestSilentLeader(t *testing.T) {
+	_, follower, topic := newRacks(t)
+	members := follower.s.o.Catalog.Members()
+	follower.s.o.Cluster = func() *member.Cluster { return member.NewCluster(members, testSlots, members.Live()[0].ID) }
+	c := follower.dial()
+
+	meta := ask[*kmsg.MetadataResponse](c, kmsg.NewPtrMetadataRequest(), 12)
+	if len(meta.Brokers) != 1 || meta.Brokers[0].NodeID != 2 {
+		t.Errorf("brokers: %+v", meta.Brokers)
+	}
+	i := slices.IndexFunc(meta.Topics, func(m kmsg.MetadataResponseTopic) bool { return m.TopicID == topic })
+	if p := meta.Topics[i].Partitions[0]; p.Leader != -1 || kafka.ErrorCode(p.ErrorCode) != kafka.LeaderNotAvailable || !slices.Equal(p.Replicas, []int32{2}) {
+		t.Errorf("metadata of its partition: %+v", p)
+	}
+	described := ask[*kmsg.DescribeTopicPartitionsResponse](c, kmsg.NewPtrDescribeTopicPartitionsRequest(), 0)
+	if p := described.Topics[0].Partitions[0]; p.LeaderID != -1 || kafka.ErrorCode(p.ErrorCode) != kafka.LeaderNotAvailable {
+		t.Errorf("description of its partition: %+v", p)
+	}
+	find := kmsg.NewPtrFindCoordinatorRequest()
+	find.CoordinatorKeys = []string{"g"}
+	if row := ask[*kmsg.FindCoordinatorResponse](c, find, 4).Coordinators[0]; row.NodeID != -1 || kafka.ErrorCode(row.ErrorCode) != kafka.CoordinatorNotAvailable {
+		t.Errorf("coordinator: %+v", row)
+	}
+}

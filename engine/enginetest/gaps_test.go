@@ -85,7 +85,7 @@ func gaps(t *testing.T, slower map[string]time.Duration, move, kill time.Duratio
 		{"start", func() { w.restart(ctx, 2) }, move},
 		{"stop", func() { w.leave(1) }, move},
 		{"start", func() { w.restart(ctx, 1) }, move},
-		{"pause", func() { w.life(3).pause() }, 8 * time.Second}, // the session timeout is 6 s
+		{"pause", func() { w.life(3).pause() }, 7 * time.Second}, // the session timeout is 6 s
 		{"resume", func() { w.life(3).resume() }, move},
 		{"kill", func() { w.life(1).kill() }, kill},
 		{"kill amid moves", amidMoves, kill + move},

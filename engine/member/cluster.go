@@ -22,8 +22,9 @@ type Broker struct {
 // Cluster is who serves, and whose which slot is, as one snapshot of the
 // catalogue has it. It is immutable.
 type Cluster struct {
-	Brokers []Broker // by id
+	Brokers []Broker // by id, but for those that are silent
 	live    []catalog.SessionID
+	silent  []catalog.SessionID
 	leaving []catalog.SessionID
 	staying []catalog.SessionID // of each broker the newest session, unless it leaves
 	owners  []catalog.Owner
@@ -32,9 +33,9 @@ type Cluster struct {
 	pins    map[kafka.Slot]int32
 }
 
-// NewCluster returns the cluster of so many slots that a snapshot shows.
-func NewCluster(m *catalog.Members, slots int) *Cluster {
-	c := &Cluster{owners: m.Owners(slots)}
+// NewCluster returns the cluster of so many slots that a snapshot shows, some sessions of which are silent.
+func NewCluster(m *catalog.Members, slots int, silent ...catalog.SessionID) *Cluster {
+	c := &Cluster{owners: m.Owners(slots), silent: silent}
 	placement := m.Placement()
 	c.pins = placement.Pins
 	for _, s := range m.Live() {
@@ -46,7 +47,7 @@ func NewCluster(m *catalog.Members, slots int) *Cluster {
 			c.staying = append(c.staying, s.ID)
 		}
 		c.nodes = append(c.nodes, Node{s.ID, s.Rack, s.Leaving || slices.Contains(placement.Drained, s.ID.Broker)})
-		if b, ok := brokerOf(s); ok {
+		if b, ok := brokerOf(s); ok && !slices.Contains(silent, s.ID) {
 			c.Brokers = slices.DeleteFunc(c.Brokers, func(older Broker) bool { return older.ID == b.ID })
 			c.Brokers = append(c.Brokers, b)
 		}
@@ -128,29 +129,29 @@ func (c *Cluster) Target(s kafka.Slot) (catalog.SessionID, bool) {
 }
 
 // Leader returns the broker that leads a slot's partitions, or, during a
-// takeover, will lead them, and the epoch that the catalogue has; -1 where nobody lives.
+// takeover, will lead them, and the epoch that the catalogue has; -1 where that broker is silent, or nobody lives.
 func (c *Cluster) Leader(s kafka.Slot) (broker int32, epoch kafka.LeaderEpoch) {
 	o := c.owners[s]
-	if o.Epoch >= 0 && c.Lives(o.Session) {
-		return o.Session.Broker, o.Epoch
+	leader, ok := o.Session, o.Epoch >= 0 && c.Lives(o.Session)
+	if !ok {
+		leader, ok = c.Target(s)
 	}
-	if to, ok := c.Target(s); ok {
-		return to.Broker, o.Epoch
+	if !ok || slices.Contains(c.silent, leader) {
+		return -1, o.Epoch
 	}
-	return -1, o.Epoch
+	return leader.Broker, o.Epoch
 }
 
-// Replicas returns the leader of a slot and, up to n in all, brokers that
+// Replicas returns the leader of a slot, if it has one, and, up to n in all, brokers that
 // could take over without loss: one of each other rack first, else in ring order, from
 // another place on for each slot.
 func (c *Cluster) Replicas(s kafka.Slot, n int) []int32 {
 	leader, _ := c.Leader(s)
 	at := slices.IndexFunc(c.Brokers, func(b Broker) bool { return b.ID == leader })
-	if at < 0 {
-		return []int32{}
+	ids, racks, others := []int32{}, []string{}, len(c.Brokers)
+	if at >= 0 {
+		ids, racks, others = append(ids, leader), append(racks, c.Brokers[at].Rack), others-1
 	}
-	ids, racks := []int32{leader}, []string{c.Brokers[at].Rack}
-	others := len(c.Brokers) - 1
 	for _, spread := range []bool{true, false} {
 		for i := 0; i < others && len(ids) < n; i++ {
 			b := c.Brokers[(at+1+(int(s)+i)%others)%len(c.Brokers)]
@@ -173,7 +174,7 @@ func (c *Cluster) ReplicaIn(s kafka.Slot, n int, rack string) (id int32, ok bool
 	return -1, false
 }
 
-// Broker returns a broker; false: it is not live.
+// Broker returns a broker; false: it is not live, or silent.
 func (c *Cluster) Broker(id int32) (Broker, bool) {
 	i := slices.IndexFunc(c.Brokers, func(b Broker) bool { return b.ID == id })
 	if i < 0 {
@@ -182,25 +183,43 @@ func (c *Cluster) Broker(id int32) (Broker, bool) {
 	return c.Brokers[i], true
 }
 
-// View returns the cluster of the moment, and works it out once for each snapshot.
+// View returns the cluster of the moment, and works it out once for each snapshot
+// and each change of who is silent.
 type View struct {
 	Catalog *catalog.Catalog
 	Slots   int
+	silent  atomic.Pointer[[]catalog.SessionID]
 	last    atomic.Pointer[seen]
 }
 
 type seen struct {
 	members *catalog.Members
+	silent  *[]catalog.SessionID
 	cluster *Cluster
+}
+
+// Silent tells which sessions have not been heard of for so long that clients
+// should not be sent to them (Watch.Silent).
+func (v *View) Silent(ids []catalog.SessionID) {
+	if old := v.silent.Load(); !slices.Equal(ids, pointed(old)) {
+		v.silent.Store(&ids)
+	}
 }
 
 // Now returns the cluster as the catalogue's newest snapshot has it.
 func (v *View) Now() *Cluster {
-	m := v.Catalog.Members()
-	if last := v.last.Load(); last != nil && last.members == m {
+	m, silent := v.Catalog.Members(), v.silent.Load()
+	if last := v.last.Load(); last != nil && last.members == m && last.silent == silent {
 		return last.cluster
 	}
-	c := NewCluster(m, v.Slots)
-	v.last.Store(&seen{m, c})
+	c := NewCluster(m, v.Slots, pointed(silent)...)
+	v.last.Store(&seen{m, silent, c})
 	return c
+}
+
+func pointed(ids *[]catalog.SessionID) []catalog.SessionID {
+	if ids == nil {
+		return nil
+	}
+	return *ids
 }

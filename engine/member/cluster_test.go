@@ -1,11 +1,56 @@
 package member
 
 import (
+	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/meta/memmeta"
 )
+
+// TestSilentBroker: clients are told neither it nor a leader of its slots; who owns them, and who will, is as before.
+func TestSilentBroker(t *testing.T) {
+	cat := catalog.New(memmeta.New())
+	view := &View{Catalog: cat, Slots: 2}
+	var ids []catalog.SessionID
+	for broker := range int32(3) {
+		s, err := cat.StartSession(t.Context(), broker, "host:1", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, s.ID)
+	}
+	before := view.Now()
+	leader, _ := before.Leader(0)
+	view.Silent([]catalog.SessionID{ids[leader]})
+	c := view.Now()
+	if id, _ := c.Leader(0); id != -1 {
+		t.Errorf("broker %d leads, want none: %d is silent", id, leader)
+	}
+	if other, _ := before.Leader(1); other == leader {
+		t.Errorf("broker %d leads both slots", leader)
+	} else if id, _ := c.Leader(1); id != other {
+		t.Errorf("broker %d leads the other slot, want %d", id, other)
+	}
+	if _, ok := c.Broker(leader); ok || len(c.Brokers) != 2 {
+		t.Errorf("clients are told of %v, and %d is silent", c.Brokers, leader)
+	}
+	if replicas := c.Replicas(0, 3); len(replicas) != 2 || slices.Contains(replicas, leader) {
+		t.Errorf("replicas %v, want the other two than %d", replicas, leader)
+	}
+	if to, _ := c.Target(0); to != ids[leader] || !c.Lives(to) {
+		t.Errorf("the slot's target is %v, want %v, which lives", to, ids[leader])
+	}
+	if view.Silent([]catalog.SessionID{ids[leader]}); view.Now() != c {
+		t.Error("a silence that goes on is a new cluster")
+	}
+	view.Silent(nil)
+	if diff := cmp.Diff(before.Brokers, view.Now().Brokers); diff != "" {
+		t.Error(diff)
+	}
+}
 
 // TestHeir: the one before on the ring of those that stay, by all that see the same.
 func TestHeir(t *testing.T) {

@@ -82,12 +82,32 @@ func (w *Watch) Observe(now time.Time, live []catalog.SessionID, beats map[catal
 			dead = append(dead, id)
 		}
 	}
-	if len(dead) > 1 && 3*len(dead) > len(w.peers) {
+	if w.many(dead) {
 		return w.patient(now, dead)
 	}
 	watched := Peers(live, w.Self)
 	return slices.DeleteFunc(ring(dead), func(id catalog.SessionID) bool { return !slices.Contains(watched, id) })
 }
+
+// Silent returns the sessions that have stood still for two thirds of the timeout, in ring
+// order. Nobody fences them for it; but clients need not be sent to them: what they ask of a process that is
+// stopped, whose port still takes connections, they wait for until their own timeouts, when it has long been taken
+// over from. Where they are many the watcher rather suspects itself, as above.
+func (w *Watch) Silent(now time.Time) []catalog.SessionID {
+	var ids []catalog.SessionID
+	for id, p := range w.peers {
+		if !p.leaving && now.Sub(p.since) >= 2*w.Timeout/3 && w.renewed.After(p.since) {
+			ids = append(ids, id)
+		}
+	}
+	if w.many(ids) {
+		return nil
+	}
+	return ring(ids)
+}
+
+// many tells whether so many are suspected that it is rather the watcher who is to blame.
+func (w *Watch) many(ids []catalog.SessionID) bool { return len(ids) > 1 && 3*len(ids) > len(w.peers) }
 
 // Due returns when the next session will have stood still for the timeout, if
 // it goes on so; the zero time where none will. A read then finds out at once.

@@ -95,6 +95,41 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestSilent: from four seconds of the six on, unless it leaves, are many, or the watcher cannot renew itself; and until it is heard of again.
+func TestSilent(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		renewed bool
+		leaving bool
+		silent  []int32
+		seconds int
+		want    []catalog.SessionID
+	}{
+		{"not yet", true, false, []int32{3}, 3, nil},
+		{"one of four", true, false, []int32{3}, 4, []catalog.SessionID{session(3)}},
+		{"my own renewals fail", false, false, []int32{3}, 5, nil},
+		{"it leaves", true, true, []int32{3}, 5, nil},
+		{"most of them", true, false, []int32{2, 3}, 5, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(4)
+			s.second(true)
+			s.beats[session(3)] = Beat{Counter: 9, Leaving: c.leaving}
+			s.second(true)
+			for range c.seconds {
+				s.second(c.renewed, c.silent...)
+			}
+			if diff := cmp.Diff(c.want, s.w.Silent(s.now)); diff != "" {
+				t.Error(diff)
+			}
+			s.second(true)
+			if ids := s.w.Silent(s.now); ids != nil {
+				t.Errorf("%v have been heard of, and are silent", ids)
+			}
+		})
+	}
+}
+
 // TestDue: a read at the moment that is named suspects, one before does not.
 func TestDue(t *testing.T) {
 	s := newScene(3)

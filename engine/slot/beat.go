@@ -153,7 +153,9 @@ func (h *heart) once(ctx context.Context, renew bool) error {
 	for _, b := range all {
 		beats[b.Session] = member.Beat{Counter: b.Counter, Leaving: c.Leaves(b.Session), Refused: b.Refused}
 	}
-	suspects := h.watch.Observe(time.Now(), c.Live(), beats)
+	now := time.Now()
+	suspects := h.watch.Observe(now, c.Live(), beats)
+	m.o.View.Silent(h.watch.Silent(now))
 	if len(suspects) == 0 {
 		return nil
 	}

@@ -235,34 +235,45 @@ func (m *Manager) read(ctx context.Context, slots []kafka.Slot) ([]catalog.Slot,
 	if err != nil {
 		return nil, nil, err
 	}
+	sessions, err := m.readSessions(ctx, items)
+	return items, sessions, err
+}
+
+// readSessions reads the sessions that slots name, side by side.
+func (m *Manager) readSessions(ctx context.Context, items []catalog.Slot) (map[catalog.SessionID]catalog.Session, error) {
 	sessions := make(map[catalog.SessionID]catalog.Session)
-	add := func(id catalog.SessionID) error {
-		if _, ok := sessions[id]; ok {
-			return nil
-		}
-		err := m.steps.persist(ctx, "read session", func() (err error) {
-			sessions[id], err = m.o.Catalog.Session(ctx, id)
-			return err
-		})
-		if errors.Is(err, catalog.ErrNotFound) {
-			return errStale
-		}
-		return err
-	}
 	for _, s := range items {
-		if s.Epoch < 0 {
-			continue
-		}
-		if err := add(s.Owner); err != nil {
-			return nil, nil, fmt.Errorf("owner of slot %d: %w", s.Slot, err)
+		if s.Epoch >= 0 {
+			sessions[s.Owner] = catalog.Session{}
 		}
 		for _, sp := range s.Spans {
-			if err := add(sp.Session); err != nil {
-				return nil, nil, fmt.Errorf("span of slot %d: %w", s.Slot, err)
-			}
+			sessions[sp.Session] = catalog.Session{}
 		}
 	}
-	return items, sessions, nil
+	ids := slices.Collect(maps.Keys(sessions))
+	each := make([]catalog.Session, len(ids))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, id := range ids {
+		g.Go(func() error {
+			err := m.steps.persist(ctx, "read session", func() (err error) {
+				each[i], err = m.o.Catalog.Session(ctx, id)
+				return err
+			})
+			switch {
+			case errors.Is(err, catalog.ErrNotFound):
+				return errStale
+			case err != nil:
+				return fmt.Errorf("session %d/%d: %w", id.Broker, id.Epoch, err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	for i, id := range ids {
+		sessions[id] = each[i]
+	}
+	return sessions, err
 }
 
 // readSlots reads slots: few of them one by one, many with all others, which

@@ -83,7 +83,7 @@ func (o *Options) validate() error {
 const (
 	callTimeout  = 30 * time.Second
 	parallel     = 32          // reads of the catalogue at a time
-	moveBatch    = 40          // slots in one hand-over, during which they wait
+	moveBatch    = 50          // slots in one hand-over, during which they wait
 	takeBatch    = 97          // slots, their former owners and their new ones in one take, which has two more items
 	hastyFor     = time.Second // in which the WAL's interval is short behind a change of owner
 	fewSlots     = 8           // slots that are read one by one

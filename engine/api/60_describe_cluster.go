@@ -10,7 +10,7 @@ import (
 )
 
 // DescribeCluster (60), versions 0 to 2 (KIP-700); v1 endpoint types, v2 fenced
-// brokers.
+// brokers (KIP-1073): those that are silent.
 func (s *Server) describeCluster(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeClusterRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeClusterResponse)
@@ -22,10 +22,18 @@ func (s *Server) describeCluster(_ context.Context, r *request) kmsg.Response {
 		return resp
 	}
 	resp.ClusterID, resp.ControllerID = s.o.ClusterID, s.o.Self.ID
-	for _, b := range s.brokers() {
+	add := func(b Broker, fenced bool) {
 		row := kmsg.NewDescribeClusterResponseBroker()
-		row.NodeID, row.Host, row.Port, row.Rack = b.ID, b.Host, b.Port, rackOf(b)
+		row.NodeID, row.Host, row.Port, row.Rack, row.IsFenced = b.ID, b.Host, b.Port, rackOf(b), fenced
 		resp.Brokers = append(resp.Brokers, row)
+	}
+	for _, b := range s.brokers() {
+		add(b, false)
+	}
+	if req.IncludeFencedBrokers {
+		for _, b := range s.o.Cluster().Silent {
+			add(b, true)
+		}
 	}
 	return resp
 }

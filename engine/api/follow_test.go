@@ -217,6 +217,21 @@ func TestSilentLeader(t *testing.T) {
 	if p := meta.Topics[i].Partitions[0]; p.Leader != -1 || kafka.ErrorCode(p.ErrorCode) != kafka.LeaderNotAvailable || !slices.Equal(p.Replicas, []int32{2}) {
 		t.Errorf("metadata of its partition: %+v", p)
 	}
+	cluster := kmsg.NewPtrDescribeClusterRequest()
+	for _, fenced := range []bool{false, true} {
+		cluster.IncludeFencedBrokers = fenced
+		all := map[int32]bool{} // and whether they are fenced
+		for _, b := range ask[*kmsg.DescribeClusterResponse](c, cluster, 2).Brokers {
+			all[b.NodeID] = b.IsFenced
+		}
+		want := map[int32]bool{2: false}
+		if fenced {
+			want[1] = true
+		}
+		if diff := cmp.Diff(want, all); diff != "" {
+			t.Errorf("the cluster's brokers, fenced ones: %v: %s", fenced, diff)
+		}
+	}
 	described := ask[*kmsg.DescribeTopicPartitionsResponse](c, kmsg.NewPtrDescribeTopicPartitionsRequest(), 0)
 	if p := described.Topics[0].Partitions[0]; p.LeaderID != -1 || kafka.ErrorCode(p.ErrorCode) != kafka.LeaderNotAvailable {
 		t.Errorf("description of its partition: %+v", p)

@@ -23,6 +23,7 @@ type Broker struct {
 // catalogue has it. It is immutable.
 type Cluster struct {
 	Brokers []Broker // by id, but for those that are silent
+	Silent  []Broker // by id
 	live    []catalog.SessionID
 	silent  []catalog.SessionID
 	leaving []catalog.SessionID
@@ -47,7 +48,11 @@ func NewCluster(m *catalog.Members, slots int, silent ...catalog.SessionID) *Clu
 			c.staying = append(c.staying, s.ID)
 		}
 		c.nodes = append(c.nodes, Node{s.ID, s.Rack, s.Leaving || slices.Contains(placement.Drained, s.ID.Broker)})
-		if b, ok := brokerOf(s); ok && !slices.Contains(silent, s.ID) {
+		switch b, ok := brokerOf(s); {
+		case !ok:
+		case slices.Contains(silent, s.ID):
+			c.Silent = append(c.Silent, b)
+		default:
 			c.Brokers = slices.DeleteFunc(c.Brokers, func(older Broker) bool { return older.ID == b.ID })
 			c.Brokers = append(c.Brokers, b)
 		}
@@ -198,12 +203,14 @@ type seen struct {
 	cluster *Cluster
 }
 
-// Silent tells which sessions have not been heard of for so long that clients
-// should not be sent to them (Watch.Silent).
-func (v *View) Silent(ids []catalog.SessionID) {
-	if old := v.silent.Load(); !slices.Equal(ids, pointed(old)) {
-		v.silent.Store(&ids)
+// Silent takes in which sessions have not been heard of for so long that clients
+// should not be sent to them (Watch.Silent), and tells whether they are others than before.
+func (v *View) Silent(ids []catalog.SessionID) (changed bool) {
+	if slices.Equal(ids, pointed(v.silent.Load())) {
+		return false
 	}
+	v.silent.Store(&ids)
+	return true
 }
 
 // Now returns the cluster as the catalogue's newest snapshot has it.

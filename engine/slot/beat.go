@@ -155,7 +155,9 @@ func (h *heart) once(ctx context.Context, renew bool) error {
 	}
 	now := time.Now()
 	suspects := h.watch.Observe(now, c.Live(), beats)
-	m.o.View.Silent(h.watch.Silent(now))
+	if silent := h.watch.Silent(now); m.o.View.Silent(silent) {
+		m.o.Logger.Warn("clients are not sent to silent sessions", "sessions", silent)
+	}
 	if len(suspects) == 0 {
 		return nil
 	}

@@ -55,6 +55,7 @@ func (m *Manager) beat(ctx context.Context, stop <-chan struct{}) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			m.o.Logger.Warn("heartbeat", "err", err)
+			m.silent(nil) // that is not known now
 		}
 		select {
 		case <-ctx.Done():
@@ -155,9 +156,7 @@ func (h *heart) once(ctx context.Context, renew bool) error {
 	}
 	now := time.Now()
 	suspects := h.watch.Observe(now, c.Live(), beats)
-	if silent := h.watch.Silent(now); m.o.View.Silent(silent) {
-		m.o.Logger.Warn("clients are not sent to silent sessions", "sessions", silent)
-	}
+	m.silent(h.watch.Silent(now))
 	if len(suspects) == 0 {
 		return nil
 	}
@@ -167,4 +166,11 @@ func (h *heart) once(ctx context.Context, renew bool) error {
 	default: // own is busy; they will be suspected again
 	}
 	return nil
+}
+
+// silent has clients sent to others than these sessions.
+func (m *Manager) silent(sessions []catalog.SessionID) {
+	if m.o.View.Silent(sessions) {
+		m.o.Logger.Warn("clients are not sent to silent sessions", "sessions", sessions)
+	}
 }

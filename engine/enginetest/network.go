@@ -12,8 +12,11 @@ import (
 // errRefused is what a dial gets where nobody listens.
 var errRefused = fmt.Errorf("enginetest: %w", syscall.ECONNREFUSED)
 
-// synTimeout is how long a dial into a partition tries.
-const synTimeout = 5 * time.Second
+const (
+	synTimeout = 5 * time.Second        // for which a dial into a partition tries
+	dialLeast  = 200 * time.Microsecond // that a dial takes
+	dialMost   = 3 * time.Millisecond   // more than that, where somebody listens
+)
 
 // gate holds up what passes it while it is shut.
 type gate struct {
@@ -146,7 +149,7 @@ func (l *line) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 		}
 	}()
 	// Also one that is given up takes time: who dials again and again must not do it all at one instant.
-	<-time.After(200*time.Microsecond + l.network.dice.upTo("dial", 3*time.Millisecond))
+	<-time.After(dialLeast + l.network.dice.upTo("dial", dialMost))
 	if l.process != nil && !l.process.awake() {
 		<-stop
 		return nil, errRefused

@@ -108,10 +108,11 @@ type client struct {
 	line *line
 }
 
-// Close takes the network away first: the client waits for answers with mutexes
-// held, for which others of it may wait, and that would stop the bubble's time.
+// Close takes the network away first, and lets the dials that are under way end: the client waits
+// for answers with mutexes held, for which others of it may wait, and that would stop the bubble's time.
 func (c *client) Close() {
 	c.line.cut()
+	time.Sleep(2 * (dialLeast + dialMost))
 	c.Client.Close()
 }
 

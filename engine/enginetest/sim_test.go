@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	workers   = 2   // bubbles at a time
-	gcPercent = 400 // worlds are small, and leave much behind
+	workers   = 2               // bubbles at a time
+	gcPercent = 400             // worlds are small, and leave much behind
+	standing  = 4 * time.Minute // of the machine's time, after which a bubble is taken to stand still: most end within two seconds
 )
 
 // TestSim runs VARVE_SIM_SEEDS seeds (100) of one broker, or the one that
@@ -73,8 +74,14 @@ func simulate(t *testing.T, brokers func(seed uint64) int, count uint64) {
 	}
 }
 
-// play runs one seed in a bubble.
+// play runs one seed in a bubble. Where somebody waits for what the bubble cannot see, as a mutex, its time stops: that
+// is told with the seed.
 func play(t *testing.T, seed uint64, brokers int, broken rule) *world {
+	watch := time.AfterFunc(standing, func() {
+		debug.SetTraceback("all")
+		panic(fmt.Sprintf("seed %d stands still", seed))
+	})
+	defer watch.Stop()
 	var w *world
 	synctest.Test(t, func(t *testing.T) {
 		w = newWorld(t, seed, brokers)

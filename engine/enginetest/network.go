@@ -12,11 +12,8 @@ import (
 // errRefused is what a dial gets where nobody listens.
 var errRefused = fmt.Errorf("enginetest: %w", syscall.ECONNREFUSED)
 
-const (
-	synTimeout = 5 * time.Second        // for which a dial into a partition tries
-	dialLeast  = 200 * time.Microsecond // that a dial takes
-	dialMost   = 3 * time.Millisecond   // more than that, where somebody listens
-)
+// synTimeout is how long a dial into a partition tries.
+const synTimeout = 5 * time.Second
 
 // gate holds up what passes it while it is shut.
 type gate struct {
@@ -148,8 +145,17 @@ func (l *line) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 		case <-l.down:
 		}
 	}()
-	// Also one that is given up takes time: who dials again and again must not do it all at one instant.
-	<-time.After(dialLeast + l.network.dice.upTo("dial", dialMost))
+	// Also one that is given up takes time: who dials again and again must not do it all at one instant. But a client
+	// that is being closed is not to wait for anything.
+	var closed <-chan struct{}
+	if l.process == nil {
+		closed = l.down
+	}
+	select {
+	case <-time.After(200*time.Microsecond + l.network.dice.upTo("dial", 3*time.Millisecond)):
+	case <-closed:
+		return nil, errRefused
+	}
 	if l.process != nil && !l.process.awake() {
 		<-stop
 		return nil, errRefused

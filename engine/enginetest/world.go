@@ -108,11 +108,10 @@ type client struct {
 	line *line
 }
 
-// Close takes the network away first, and lets the dials that are under way end: the client waits
-// for answers with mutexes held, for which others of it may wait, and that would stop the bubble's time.
+// Close takes the network away first, so that nothing takes time any more: the client waits for answers, and
+// for connections, with mutexes held, for which others of it may wait, and that would stop the bubble's time.
 func (c *client) Close() {
 	c.line.cut()
-	time.Sleep(2 * (dialLeast + dialMost))
 	c.Client.Close()
 }
 

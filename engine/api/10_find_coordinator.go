@@ -48,20 +48,20 @@ func (s *Server) findCoordinator(ctx context.Context, r *request) kmsg.Response 
 }
 
 // coordinator returns the broker that coordinates a group: the owner of its
-// slot. Transactional ids have slots likewise.
+// slot, if it is there. Transactional ids have slots likewise.
 func (s *Server) coordinator(kind int8, key string) (Broker, kafka.ErrorCode) {
 	if kind != coordinatorGroup && kind != coordinatorTransaction {
 		return Broker{ID: -1, Port: -1}, kafka.InvalidRequest
 	}
 	c := s.o.Cluster()
-	id, _ := c.Leader(kafka.GroupSlot(key, c.Slots()))
+	id, _, code := s.leader(c, kafka.GroupSlot(key, c.Slots()))
+	if code != kafka.None {
+		return Broker{ID: -1, Port: -1}, kafka.CoordinatorNotAvailable
+	}
 	if b, ok := c.Broker(id); ok {
 		return b, kafka.None
 	}
-	if len(c.Brokers) == 0 {
-		return s.o.Self, kafka.None
-	}
-	return Broker{ID: -1, Port: -1}, kafka.CoordinatorNotAvailable
+	return s.o.Self, kafka.None
 }
 
 // showOffsetsTopic makes the topic that tools look for. Groups do without.

@@ -96,7 +96,7 @@ func (w *Watch) Observe(now time.Time, live []catalog.SessionID, beats map[catal
 func (w *Watch) Silent(now time.Time) []catalog.SessionID {
 	var ids []catalog.SessionID
 	for id, p := range w.peers {
-		if !p.leaving && now.Sub(p.since) >= 2*w.Timeout/3 && w.renewed.After(p.since) {
+		if !p.leaving && w.still(now, p, 2*w.Timeout/3) {
 			ids = append(ids, id)
 		}
 	}
@@ -166,9 +166,14 @@ func (w *Watch) between(now time.Time) time.Time {
 	return now
 }
 
-// stalled tells whether a counter has stood still for so long.
+// still tells whether a counter has stood still for so long, while the watcher's own was renewed.
+func (w *Watch) still(now time.Time, p *peer, long time.Duration) bool {
+	return now.Sub(p.since) >= long && w.renewed.After(p.since)
+}
+
+// stalled is still, as seen by enough reads.
 func (w *Watch) stalled(now time.Time, p *peer, timeout time.Duration) bool {
-	return p.reads >= minReads && now.Sub(p.since) >= timeout && w.renewed.After(p.since)
+	return p.reads >= minReads && w.still(now, p, timeout)
 }
 
 // gone tells whether enough watchers see a session refuse connections: two, or

@@ -31,15 +31,18 @@ func TestSilence(t *testing.T) {
 				return true
 			}
 		}
-		for without, limit := range map[bool]time.Duration{false: 1600 * time.Millisecond, true: 7 * time.Second} { // a look fails after the session timeout
+		for _, tt := range []struct {
+			without bool
+			limit   time.Duration
+		}{{false, 1600 * time.Millisecond}, {true, 7 * time.Second}} { // a look fails after the session timeout
 			c.gate.set(paused)
 			r.until("clients are sent elsewhere", 5*time.Second, named(2, 1))
-			away.Store(without)
+			away.Store(tt.without)
 			c.gate.set(open)
-			r.until("clients are sent to it again", limit, named(3, 0))
+			r.until("clients are sent to it again", tt.limit, named(3, 0))
 			time.Sleep(20 * time.Second)
 			if away.Store(false); !named(3, 0)() {
-				t.Errorf("catalogue away: %v: clients are not sent to it, 20 s behind its return", without)
+				t.Errorf("catalogue away: %v: clients are not sent to it, 20 s behind its return", tt.without)
 			}
 			time.Sleep(5 * time.Second)
 		}

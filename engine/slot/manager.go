@@ -107,21 +107,9 @@ func (m *Manager) readLogStarts(ctx context.Context, slots []catalog.Slot) (map[
 			used[kafka.PartitionSlot(t.Name, p, count)] = true
 		}
 	}
-	each := make([]map[kafka.TopicPartition]kafka.Offset, len(slots))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for i, s := range slots {
-		if s.Epoch < 0 || !used[s.Slot] {
-			continue
-		}
-		g.Go(func() error {
-			return m.steps.persist(ctx, "read log starts", func() (err error) {
-				each[i], err = m.o.Catalog.LogStarts(ctx, s.Slot)
-				return err
-			})
-		})
-	}
-	if err := g.Wait(); err != nil {
+	slots = slices.DeleteFunc(slices.Clone(slots), func(s catalog.Slot) bool { return s.Epoch < 0 || !used[s.Slot] })
+	each, err := readEach(ctx, m.steps, "read log starts", numbers(slots), m.o.Catalog.LogStarts)
+	if err != nil {
 		return nil, err
 	}
 	for _, starts := range each {

@@ -251,25 +251,10 @@ func (m *Manager) readSessions(ctx context.Context, items []catalog.Slot) (map[c
 		}
 	}
 	ids := slices.Collect(maps.Keys(sessions))
-	each := make([]catalog.Session, len(ids))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for i, id := range ids {
-		g.Go(func() error {
-			err := m.steps.persist(ctx, "read session", func() (err error) {
-				each[i], err = m.o.Catalog.Session(ctx, id)
-				return err
-			})
-			switch {
-			case errors.Is(err, catalog.ErrNotFound):
-				return errStale
-			case err != nil:
-				return fmt.Errorf("session %d/%d: %w", id.Broker, id.Epoch, err)
-			}
-			return nil
-		})
+	each, err := readEach(ctx, m.steps, "read session", ids, m.o.Catalog.Session)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, errStale
 	}
-	err := g.Wait()
 	for i, id := range ids {
 		sessions[id] = each[i]
 	}
@@ -279,8 +264,8 @@ func (m *Manager) readSessions(ctx context.Context, items []catalog.Slot) (map[c
 // readSlots reads slots: few of them one by one, many with all others, which
 // are one or two pages.
 func (m *Manager) readSlots(ctx context.Context, slots []kafka.Slot) ([]catalog.Slot, error) {
-	items := make([]catalog.Slot, len(slots))
 	if len(slots) > fewSlots {
+		items := make([]catalog.Slot, len(slots))
 		var all []catalog.Slot
 		err := m.steps.persist(ctx, "read slots", func() (err error) {
 			all, err = m.o.Catalog.Slots(ctx)
@@ -298,17 +283,7 @@ func (m *Manager) readSlots(ctx context.Context, slots []kafka.Slot) ([]catalog.
 		}
 		return items, err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for i, s := range slots {
-		g.Go(func() error {
-			return m.steps.persist(ctx, "read slot", func() (err error) {
-				items[i], err = m.o.Catalog.Slot(ctx, s)
-				return err
-			})
-		})
-	}
-	return items, g.Wait()
+	return readEach(ctx, m.steps, "read slot", slots, m.o.Catalog.Slot)
 }
 
 // left is what former owners have left of the partitions of slots.

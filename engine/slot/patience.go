@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objstore"
@@ -58,6 +60,22 @@ func (p *patience) persist(ctx context.Context, what string, step func() error) 
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
+}
+
+// readEach reads what keys name, side by side, each with persist's patience.
+func readEach[K, V any](ctx context.Context, p *patience, what string, keys []K, read func(context.Context, K) (V, error)) ([]V, error) {
+	each := make([]V, len(keys))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, key := range keys {
+		g.Go(func() error {
+			return p.persist(ctx, what, func() (err error) {
+				each[i], err = read(ctx, key)
+				return err
+			})
+		})
+	}
+	return each, g.Wait()
 }
 
 // tell logs once in a while.

@@ -179,6 +179,7 @@ func hint(err error) string {
 var cloudDefaults = map[string]string{
 	"wal.interval.ms":            "100",
 	"wal.hedge":                  "true",
+	"metadata.hedge":             "true",
 	"wal.checkpoint.objects":     "256",
 	"offsets.commit.interval.ms": "20",
 	"cache.disk.bytes":           "8589934592",

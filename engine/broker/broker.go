@@ -98,8 +98,17 @@ func Run(ctx context.Context, o Options) error {
 func assemble(ctx context.Context, o Options) (*Broker, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	b := &Broker{o: o, catalog: catalog.New(o.Meta), logs: partition.NewSet()}
+	b := &Broker{o: o, logs: partition.NewSet()}
 	b.config.Store(o.Config)
+	reg := b.registerer()
+	if o.Config.MetadataHedge {
+		hedged, err := meta.Hedged(o.Meta, reg)
+		if err != nil {
+			return nil, err
+		}
+		o.Meta = hedged
+	}
+	b.catalog = catalog.New(o.Meta)
 	err := slot.Persist(ctx, o.Logger, "read the catalogue", func() (err error) {
 		if b.cluster, err = b.catalog.Cluster(ctx, DefaultSlots); err != nil {
 			return err
@@ -108,10 +117,6 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	})
 	if err != nil {
 		return nil, err
-	}
-	var reg prometheus.Registerer
-	if o.Registry != nil {
-		reg = o.Registry
 	}
 	if b.cache, err = objcache.New(objcache.Options{Store: o.Store, RAMBytes: o.Config.CacheRAMBytes, Disk: o.CacheDisk, DiskBytes: o.Config.CacheDiskBytes, Logger: o.Logger, Registerer: reg}); err != nil {
 		return nil, err

@@ -50,6 +50,7 @@ type process struct {
 	rack   string
 	paused gate          // nothing leaves or arrives while it is shut
 	stores gate          // no store can be reached while it is shut
+	stuck  sync.Map      // operations of the stores whose next call is not answered for a while
 	dead   chan struct{} // closed by kill
 	cancel context.CancelFunc
 	ready  chan struct{} // closed when it serves

@@ -45,7 +45,7 @@ func gaps(t *testing.T, slower map[string]time.Duration, move, kill time.Duratio
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	w := calmWorld(t, cancel, 3, map[string]string{"wal.interval.ms": "100"})
+	w := calmWorld(t, cancel, 3, map[string]string{"wal.interval.ms": "100", "metadata.hedge": "true"})
 	w.cluster.faults.slower = slower
 	defer w.end()
 	w.startAll(ctx)
@@ -73,6 +73,12 @@ func gaps(t *testing.T, slower map[string]time.Duration, move, kill time.Duratio
 		wait(ctx, time.Second)
 		w.life(2).kill()
 	}
+	amidSilence := func() { // of the catalogue, to one of two who must agree
+		w.life(2).kill()
+		for _, op := range []string{"get", "query", "commit"} {
+			w.life(3).stuck.Store(op, true)
+		}
+	}
 	for _, harm := range []struct {
 		what  string
 		do    func()
@@ -89,12 +95,14 @@ func gaps(t *testing.T, slower map[string]time.Duration, move, kill time.Duratio
 		{"resume", func() { w.life(3).resume() }, move},
 		{"kill", func() { w.life(1).kill() }, kill},
 		{"kill amid moves", amidMoves, kill + move},
+		{"start", func() { w.restart(ctx, 2) }, move},
+		{"kill amid silence", amidSilence, kill},
 	} {
 		load.reset()
 		harm.do()
 		wait(ctx, 20*time.Second)
 		longest := load.longest()
-		t.Logf("%-15s longest wait of a record: %s", harm.what, longest.Round(time.Millisecond))
+		t.Logf("%-17s longest wait of a record: %s", harm.what, longest.Round(time.Millisecond))
 		if longest > harm.limit {
 			t.Errorf("%s: a record waited for %s, at most %s is allowed", harm.what, longest.Round(time.Millisecond), harm.limit)
 		}

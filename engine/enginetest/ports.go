@@ -141,6 +141,14 @@ type ports struct {
 	ledger  *ledger
 }
 
+// sticks returns what a call takes longer, if it is one that is stuck.
+func (p *process) sticks(op string) time.Duration {
+	if _, stuck := p.stuck.LoadAndDelete(op); stuck {
+		return 10 * time.Second
+	}
+	return 0
+}
+
 // write makes a call that changes something. It is on its way as soon as it is
 // made: whether it lands no longer depends on the caller, who may give up, be paused or die.
 func (p *ports) write(ctx context.Context, op string, busy bool, effect func() error) error {
@@ -148,6 +156,7 @@ func (p *ports) write(ctx context.Context, op string, busy bool, effect func() e
 		return err
 	}
 	f := p.faults.next(op, true, busy)
+	f.before += p.process.sticks(op)
 	landed := make(chan error, 1)
 	go func() {
 		time.Sleep(f.before)
@@ -187,6 +196,7 @@ func (p *ports) read(ctx context.Context, op string, look func() error) error {
 		return err
 	}
 	f := p.faults.next(op, false, false)
+	f.before += p.process.sticks(op)
 	wait(ctx, f.before)
 	if err := ctx.Err(); err != nil {
 		return err

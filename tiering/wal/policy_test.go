@@ -74,19 +74,3 @@ func TestFastStore(t *testing.T) {
 		}
 	})
 }
-
-func TestLatencies(t *testing.T) {
-	l := &latencies{}
-	for i := range latencyLeast - 1 {
-		l.add(time.Duration(i+1) * time.Millisecond)
-	}
-	if _, ok := l.p99(); ok {
-		t.Error("a p99 of too few")
-	}
-	for i := range 10 * latencyWindow {
-		l.add(time.Duration(i%100+1) * time.Millisecond)
-	}
-	if d, ok := l.p99(); !ok || d < 98*time.Millisecond || d > 100*time.Millisecond {
-		t.Errorf("p99 of 1 to 100 ms is %v", d)
-	}
-}

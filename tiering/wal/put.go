@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"time"
 
+	"github.com/varvelog/varve/internal/hedge"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objstore"
 )
@@ -55,10 +55,9 @@ const (
 type putter struct {
 	store   objstore.Store
 	timeout time.Duration
-	hedge   *latencies // nil: none
+	hedge   *hedge.Calls // nil: none
 	metrics *Metrics
 	logger  *slog.Logger
-	spare   sync.WaitGroup // hedged PUTs that lost
 }
 
 // settle puts o, again and again with the same bytes, until it is known what
@@ -115,43 +114,12 @@ func (p *putter) attempt(ctx context.Context, o *object) error {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	start := time.Now()
-	after, ok := p.hedge.p99()
-	if !ok {
-		err := p.store.Put(ctx, o.key, o.content())
-		p.observe(start, err)
-		return err
-	}
-	results := make(chan error, 2)
-	put := func() { results <- p.store.Put(ctx, o.key, o.content()) }
-	p.spare.Go(put)
-	timer := time.NewTimer(after)
-	defer timer.Stop()
-	var err error
-	for running := 1; running > 0; {
-		select {
-		case <-timer.C:
-			if p.hedge.again() {
-				p.metrics.hedged.Inc()
-				p.spare.Go(put)
-				running++
-			}
-		case err = <-results:
-			if err == nil || errors.Is(err, objstore.ErrExists) {
-				p.observe(start, err)
-				return err
-			}
-			running--
-		}
+	_, _, err := hedge.Do(ctx, p.hedge, func(err error) bool { return err == nil || errors.Is(err, objstore.ErrExists) },
+		func(ctx context.Context) (struct{}, error) { return struct{}{}, p.store.Put(ctx, o.key, o.content()) })
+	if err == nil {
+		p.metrics.latency.Observe(time.Since(start).Seconds())
 	}
 	return err
-}
-
-func (p *putter) observe(start time.Time, err error) {
-	if err == nil {
-		d := time.Since(start)
-		p.metrics.latency.Observe(d.Seconds())
-		p.hedge.add(d)
-	}
 }
 
 // pause waits before attempt try+2: exponentially longer, up to 3 s, with

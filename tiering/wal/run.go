@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/varvelog/varve/internal/hedge"
 	"github.com/varvelog/varve/tiering/bundle"
 )
 
@@ -54,7 +55,7 @@ func newRunner(w *Writer) *runner {
 		timer:  time.NewTimer(time.Hour),
 	}
 	if o.Hedge {
-		r.put.hedge = &latencies{}
+		r.put.hedge = &hedge.Calls{Second: o.Metrics.hedged.Inc}
 	}
 	return r
 }
@@ -66,7 +67,7 @@ func (r *runner) stop(ctx context.Context) (sealedAt int64, err error) {
 		cancel()
 		r.timer.Stop()
 		r.wg.Wait()
-		r.put.spare.Wait()
+		r.put.hedge.Wait()
 	}()
 	if err := r.loop(ctx); err != nil {
 		return -1, err

@@ -120,6 +120,7 @@ type Broker struct {
 	WALMaxBytes          int
 	WALInFlight          int
 	WALHedge             bool
+	MetadataHedge        bool
 	WALPendingBytes      int64
 	WALBacklogMax        int64
 	WALCheckpointObjects int64
@@ -312,6 +313,7 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.WALMaxBytes = int(v.int("wal.max.bytes"))
 	b.WALInFlight = int(v.int("wal.inflight"))
 	b.WALHedge = v.bool("wal.hedge")
+	b.MetadataHedge = v.bool("metadata.hedge")
 	b.WALPendingBytes = v.int("wal.pending.bytes")
 	b.WALBacklogMax = v.int("wal.backlog.max.bytes")
 	b.WALCheckpointObjects = v.int("wal.checkpoint.objects")

@@ -107,6 +107,7 @@ var brokerDefs = []Def{
 	{Name: "wal.interval.ms", Type: Int, Default: "0", min: 0, max: 60_000, Doc: "Varve: least time between two WAL objects; 0: as fast as the store answers, in crowds at most one a millisecond."},
 	{Name: "wal.max.bytes", Type: Int, Default: "4194304", min: 64 << 10, max: 16 << 20, Doc: "Varve: a WAL object is sent when it has so many bytes."},
 	{Name: "wal.inflight", Type: Int, Default: "4", min: 1, max: 64, Doc: "Varve: WAL objects that may be on their way at a time."},
+	{Name: "metadata.hedge", Type: Bool, Default: "false", Doc: "Varve: a call to the metadata store that takes longer than nearly all before is made a second time, one of twenty at most."},
 	{Name: "wal.hedge", Type: Bool, Default: "false", Doc: "Varve: a WAL object whose PUT is slower than nearly all before is sent a second time, one of twenty at most."},
 	{Name: "wal.pending.bytes", Type: Long, Default: "67108864", min: 1 << 20, max: maxLong, Doc: "Varve: appended bytes that may wait for durability before produce requests wait."},
 	{Name: "wal.backlog.max.bytes", Type: Long, Default: "8589934592", min: 1 << 20, max: maxLong, Doc: "Varve: untrimmed WAL beyond which produce gets a retriable error."},

@@ -310,7 +310,7 @@ def fill(side, topics, partitions):
 
 
 def idle(a):
-    side = Varve(brokers=1)
+    side = Varve("cache.ram.bytes=1048576", brokers=1)  # of the records that were produced last; what partitions hold is measured here
     try:
         fill(side, 1, 10)
         few, few_writes = settled_rss(side), quiet_minute(side)

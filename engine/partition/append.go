@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -17,10 +18,18 @@ import (
 type tip struct {
 	mu     sync.Mutex
 	state  bundle.State    // its Epochs hold the last only, its Aborted nothing
-	seen   map[int64]int64 // producer id → when it last appended here, ms of this machine
+	seen   []seen          // of each producer, by id
 	closed kafka.ErrorCode // None: open
 
 	stopped kafka.ErrorCode // None: it appends
+}
+
+// seen is when a producer last appended here, ms of this machine.
+type seen struct{ producer, at int64 }
+
+// lastSeen returns where a producer's entry is, or belongs.
+func (t *tip) lastSeen(id int64) (int, bool) {
+	return slices.BinarySearchFunc(t.seen, id, func(s seen, id int64) int { return cmp.Compare(s.producer, id) })
 }
 
 func (t *tip) open(st *bundle.State, e kafka.LeaderEpoch, now time.Time) {
@@ -28,9 +37,9 @@ func (t *tip) open(st *bundle.State, e kafka.LeaderEpoch, now time.Time) {
 	recovery.AssignEpoch(&t.state, e, st.NextOffset)
 	t.state.Epochs = slices.Clone(t.state.Epochs[len(t.state.Epochs)-1:])
 	t.state.Aborted = nil
-	t.seen = make(map[int64]int64, len(st.Producers))
-	for i := range t.state.Producers {
-		t.seen[t.state.Producers[i].ID] = now.UnixMilli()
+	t.seen = make([]seen, len(st.Producers))
+	for i := range t.seen {
+		t.seen[i] = seen{t.state.Producers[i].ID, now.UnixMilli()}
 	}
 }
 
@@ -119,9 +128,14 @@ func (t *tip) check(b bundle.Batch) (*bundle.ProducerBatch, error) {
 func (t *tip) fold(b bundle.Batch) {
 	recovery.Fold(&t.state, b)
 	t.state.Aborted = t.state.Aborted[:0]
-	if b.ProducerID >= 0 {
-		t.seen[b.ProducerID] = time.Now().UnixMilli()
+	if b.ProducerID < 0 {
+		return
 	}
+	i, ok := t.lastSeen(b.ProducerID)
+	if !ok {
+		t.seen = slices.Insert(t.seen, i, seen{producer: b.ProducerID})
+	}
+	t.seen[i].at = time.Now().UnixMilli()
 }
 
 // Stop makes appends fail with err from here on. What was appended becomes
@@ -135,15 +149,12 @@ func (l *Log) Stop(err kafka.ErrorCode) {
 // Resume takes Stop back.
 func (l *Log) Resume() { l.Stop(kafka.None) }
 
-// Reopened returns the Options, but for what Log does not know (WAL, Cache,
-// Cold, Metrics, ProducerExpiration), with which a log goes on at another epoch. The log is
-// stopped, and all of it durable.
-func (l *Log) Reopened(epoch kafka.LeaderEpoch) Options {
-	snap := l.Snapshot()
-	return Options{
-		TP: l.o.TP, Topic: l.o.Topic, Slot: l.o.Slot, Epoch: epoch, Config: l.o.Config,
-		State: snap.State, Hot: snap.Hot, LogStart: kafka.Offset(l.logStart.Load()),
-	}
+// Reopened returns a log that goes on from l at another epoch. l is stopped,
+// and all of it durable.
+func (l *Log) Reopened(epoch kafka.LeaderEpoch) *Log {
+	snap, o := l.Snapshot(), l.o
+	o.Epoch = epoch
+	return New(o, recovery.Tail{State: snap.State, Hot: snap.Hot}, kafka.Offset(l.logStart.Load()))
 }
 
 // describe returns a batch's entry in a footer, without offsets and epoch.
@@ -176,12 +187,12 @@ func (l *Log) Producers() []bundle.Producer {
 	return recovery.CloneProducers(l.tip.state.Producers)
 }
 
-// ExpireProducers forgets producers that appended nothing for
-// producer.id.expiration.ms and have no open transaction. Unlike Kafka it
+// ExpireProducers forgets producers that appended nothing since before, now less
+// producer.id.expiration.ms, and have no open transaction. Unlike Kafka it
 // goes by when they appended, not by their records' timestamps, so that a producer of old
 // records keeps its protection.
-func (l *Log) ExpireProducers(now time.Time) {
-	gone := l.tip.expire(now.Add(-l.o.ProducerExpiration).UnixMilli())
+func (l *Log) ExpireProducers(before time.Time) {
+	gone := l.tip.expire(before.UnixMilli())
 	if len(gone) == 0 {
 		return
 	}
@@ -201,17 +212,13 @@ func (t *tip) expire(before int64) map[int64]kafka.Offset {
 	defer t.mu.Unlock()
 	gone := make(map[int64]kafka.Offset)
 	t.state.Producers = slices.DeleteFunc(t.state.Producers, func(p bundle.Producer) bool {
-		if p.TxnFirstOffset >= 0 || t.seen[p.ID] > before {
+		if i, ok := t.lastSeen(p.ID); p.TxnFirstOffset >= 0 || ok && t.seen[i].at > before {
 			return false
 		}
 		gone[p.ID] = lastOffsetOf(p)
 		return true
 	})
-	for id := range t.seen {
-		if recovery.FindProducer(&t.state, id) == nil {
-			delete(t.seen, id)
-		}
-	}
+	t.seen = slices.DeleteFunc(t.seen, func(s seen) bool { return recovery.FindProducer(&t.state, s.producer) == nil })
 	return gone
 }
 

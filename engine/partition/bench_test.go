@@ -8,7 +8,7 @@ import (
 )
 
 func BenchmarkAppend(b *testing.B) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	r.Log.o.WAL = discard{}
 	batch, h := build(spec{n: 16, size: 1000, pid: 1})
 	for b.Loop() {
@@ -21,7 +21,7 @@ func BenchmarkAppend(b *testing.B) {
 
 // BenchmarkRead reads 1 MiB at a random place of 64 MiB in 1 MiB slices of 16 KiB batches.
 func BenchmarkRead(b *testing.B) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	for range 64 {
 		for range 64 {
 			batch, h := build(spec{n: 16, size: 1000, pid: -1})

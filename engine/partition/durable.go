@@ -19,25 +19,25 @@ type durable struct {
 	mu      sync.Mutex
 	state   bundle.State
 	hot     index
-	since   time.Time       // when the first hot slice came
+	since   int64           // when the first hot slice came, in ms
 	changed chan struct{}   // closed at the next advance; nil: nobody waits
 	closed  kafka.ErrorCode // None: open
 }
 
 // open takes up what recovery found. When its slices came isn't known: not
 // after their largest timestamp, if that is past.
-func (d *durable) open(o *Options, now time.Time) {
-	d.state, d.hot, d.since = recovery.CloneState(&o.State), newIndex(o.Hot), now
-	recovery.AssignEpoch(&d.state, o.Epoch, o.State.NextOffset)
-	d.hot.drop(o.State.SealedEnd)
+func (d *durable) open(o *Options, t *recovery.Tail, now time.Time) {
+	d.state, d.hot, d.since = recovery.CloneState(&t.State), newIndex(t.Hot), now.UnixMilli()
+	recovery.AssignEpoch(&d.state, o.Epoch, t.State.NextOffset)
+	d.hot.drop(t.State.SealedEnd)
 	n := len(d.hot.slices)
 	if n == 0 {
 		return
 	}
-	if end := d.hot.slices[n-1].Last + 1; end != o.State.NextOffset {
-		panic(fmt.Sprintf("open %s: slices end at offset %d, the state at %d", o.TP, end, o.State.NextOffset))
+	if end := d.hot.slices[n-1].Last + 1; end != t.State.NextOffset {
+		panic(fmt.Sprintf("open %s: slices end at offset %d, the state at %d", o.TP, end, t.State.NextOffset))
 	}
-	if first := time.UnixMilli(d.hot.slices[0].MaxTimestamp); first.UnixMilli() > 0 && first.Before(now) {
+	if first := d.hot.slices[0].MaxTimestamp; first > 0 && first < d.since {
 		d.since = first
 	}
 }
@@ -59,7 +59,7 @@ func (l *Log) Durable(key string, s bundle.Slice) {
 		recovery.Fold(&d.state, b)
 	}
 	if len(d.hot.slices) == 0 {
-		d.since = time.Now()
+		d.since = time.Now().UnixMilli()
 	}
 	d.hot.push(e)
 	l.traffic.Add(e.Len)
@@ -191,7 +191,7 @@ func (l *Log) Sealed(seg catalog.Segment) {
 	d.hot.drop(seg.End)
 	d.dropAborted(seg.End)
 	d.state.SealedEnd = max(d.state.SealedEnd, seg.End)
-	d.since = time.Now()
+	d.since = time.Now().UnixMilli()
 	l.hotSlices.Store(int64(len(d.hot.slices)))
 }
 

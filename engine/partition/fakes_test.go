@@ -214,26 +214,26 @@ func (c *fakeCold) Aborted(_ context.Context, _ kafka.TopicPartition, from, to k
 // rig is a Log over fakes.
 type rig struct {
 	*Log
-	store *fakeStore
-	wal   *fakeWAL
-	cold  *fakeCold
-	cfg   config.Topic
-	moves int
-	base  bundle.State // of the last checkpoint
+	shared Shared
+	store  *fakeStore
+	wal    *fakeWAL
+	cold   *fakeCold
+	cfg    config.Topic
+	moves  int
+	base   bundle.State // of the last checkpoint
 }
 
-func newRig(o Options) *rig {
-	r := &rig{store: &fakeStore{}, cold: &fakeCold{}}
+func newRig(shared Shared) *rig {
+	r := &rig{store: &fakeStore{}, cold: &fakeCold{}, shared: shared}
 	r.wal = &fakeWAL{store: r.store}
-	r.open(o)
+	r.shared.WAL, r.shared.Cache, r.shared.Cold = r.wal, r.store, r.cold
+	r.open(0, recovery.Tail{}, 0)
 	return r
 }
 
-func (r *rig) open(o Options) {
-	o.TP, o.Topic, o.WAL, o.Cache, o.Cold = testTP, "t", r.wal, r.store, r.cold
-	o.Config = func() config.Topic { return r.cfg }
-	r.Log = New(o)
-	r.base = recovery.CloneState(&o.State)
+func (r *rig) open(epoch kafka.LeaderEpoch, tail recovery.Tail, start kafka.Offset) {
+	r.Log = New(Options{Shared: &r.shared, TP: testTP, Topic: "t", Epoch: epoch, Config: func() config.Topic { return r.cfg }}, tail, start)
+	r.base = recovery.CloneState(&tail.State)
 }
 
 // restart opens the log anew as recovery does: from the last checkpoint's state
@@ -256,7 +256,7 @@ func (r *rig) restart(t failer) {
 	}
 	st.SealedEnd, st.Aborted = snap.State.SealedEnd, snap.Aborted
 	r.wal.waiting = nil
-	r.open(Options{Epoch: r.Epoch() + 1, State: st, Hot: snap.Hot, LogStart: r.Offsets().LogStart})
+	r.open(r.Epoch()+1, recovery.Tail{State: st, Hot: snap.Hot}, r.Offsets().LogStart)
 }
 
 // bytes returns the objects' bytes of hot slices.

@@ -147,13 +147,14 @@ func (x *index) find(off kafka.Offset) int {
 // drop forgets the slices that lie wholly below off.
 func (x *index) drop(off kafka.Offset) {
 	x.slices = slices.Delete(x.slices, 0, x.find(off))
-	if cap(x.slices) > 256 && len(x.slices) < cap(x.slices)/4 {
-		x.slices = slices.Clone(x.slices)
-	}
 	x.sum()
 }
 
+// sum is done when slices have gone.
 func (x *index) sum() {
+	if len(x.slices) < cap(x.slices)/4 {
+		x.slices = slices.Clone(x.slices)
+	}
 	x.bytes, x.maxTime = 0, 0
 	for i := range x.slices {
 		x.bytes += x.slices[i].Len

@@ -74,7 +74,7 @@ func TestIdempotence(t *testing.T) {
 }
 
 func runSteps(t *testing.T, steps []step, mode string) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	stamps := make(map[kafka.Offset]int64)
 	for i, s := range steps {
 		b, h := build(spec{n: s.n, size: 10, pid: s.pid, epoch: s.epoch, seq: s.seq, ts: 1000 + int64(i)})
@@ -101,7 +101,7 @@ func runSteps(t *testing.T, steps []step, mode string) {
 }
 
 func TestDuplicateWaitsWithItsOriginal(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	first, h := build(spec{n: 3, size: 10, pid: 1})
 	again, _ := build(spec{n: 3, size: 10, pid: 1})
 	if _, err := r.Append(first, h); err != nil {
@@ -128,7 +128,7 @@ func TestDuplicateWaitsWithItsOriginal(t *testing.T) {
 }
 
 func TestRefusedByWAL(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	b, h := build(spec{n: 1, pid: 1})
 	r.wal.fail = wal.ErrClosed
 	if _, err := r.Append(b, h); err != kafka.NotLeaderOrFollower {

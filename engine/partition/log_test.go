@@ -32,7 +32,7 @@ func mustAppend(t *testing.T, r *rig, s spec) Appended {
 
 func TestAwaitDurable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(Options{})
+		r := newRig(Shared{})
 		first := mustAppend(t, r, spec{n: 2, pid: -1})
 		second := mustAppend(t, r, spec{n: 2, pid: -1})
 		results := make(chan error, 3)
@@ -65,7 +65,7 @@ func TestAwaitDurable(t *testing.T) {
 }
 
 func TestClosed(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	r.Close(kafka.UnknownTopicOrPartition)
 	b, h := plain(1, 1, 0)
 	if _, err := r.Append(b, h); err != kafka.UnknownTopicOrPartition {
@@ -82,7 +82,7 @@ func TestClosed(t *testing.T) {
 // TestReadsWhatItNeeds reads in the middle of a slice of 16 MiB, one that the
 // WAL brought and one that recovery did.
 func TestReadsWhatItNeeds(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	for i := range 4096 {
 		mustAppend(t, r, spec{n: 1, size: 4000, pid: -1, ts: int64(i)})
 	}
@@ -109,7 +109,7 @@ func TestReadsWhatItNeeds(t *testing.T) {
 
 // TestStableInLongSlice: a transaction is open in the middle of a long slice.
 func TestStableInLongSlice(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	for i := range 300 {
 		s := spec{n: 1, size: 4000, pid: -1, ts: int64(i)}
 		if i == 150 {
@@ -126,7 +126,8 @@ func TestStableInLongSlice(t *testing.T) {
 
 // TestEpochsWithoutBatches: only epochs in which something was written are kept.
 func TestEpochsWithoutBatches(t *testing.T) {
-	r := newRig(Options{Epoch: 3})
+	r := newRig(Shared{})
+	r.open(3, recovery.Tail{}, 0)
 	mustAppend(t, r, spec{n: 4, pid: -1})
 	r.wal.flush(1)
 	for range 5 {
@@ -151,7 +152,7 @@ func TestEpochsWithoutBatches(t *testing.T) {
 // TestMissingObject: only bytes that are missing again after looking anew
 // are a storage error.
 func TestMissingObject(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	mustAppend(t, r, spec{n: 1, pid: -1})
 	r.wal.flush(1)
 	mustAppend(t, r, spec{n: 1, pid: -1})
@@ -173,7 +174,7 @@ func TestMissingObject(t *testing.T) {
 // TestReadersWhileSealing reads everything again and again while batches are appended,
 // made durable, moved and sealed under the readers.
 func TestReadersWhileSealing(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	var mu sync.Mutex // the log's bytes so far
 	var want []byte
 	stop := make(chan struct{})
@@ -231,7 +232,7 @@ func (r *rig) expected(pid int64) int32 {
 }
 
 func TestMovedAfterSealAndLogStart(t *testing.T) {
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	for i := range 6 {
 		mustAppend(t, r, spec{n: 2, size: 20, pid: -1, ts: int64(i)})
 		r.wal.flush(1)
@@ -293,7 +294,7 @@ func TestRollDue(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}
-	r := newRig(Options{})
+	r := newRig(Shared{})
 	if r.RollDue(now, 1, 0) {
 		t.Error("an empty tail is due")
 	}
@@ -301,7 +302,7 @@ func TestRollDue(t *testing.T) {
 
 func TestExpireProducers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(Options{ProducerExpiration: time.Hour})
+		r := newRig(Shared{})
 		mustAppend(t, r, spec{n: 1, pid: 1, ts: time.Now().UnixMilli()})
 		mustAppend(t, r, spec{n: 1, pid: 2, txn: true})
 		r.wal.flush(flushed)
@@ -310,7 +311,7 @@ func TestExpireProducers(t *testing.T) {
 		mustAppend(t, r, spec{n: 1, pid: 4})        // not durable when it expires
 		r.wal.flush(1)
 		time.Sleep(30 * time.Minute)
-		r.ExpireProducers(time.Now())
+		r.ExpireProducers(time.Now().Add(-time.Hour))
 		if got := ids(r.Producers()); len(got) != 3 || got[0] != 2 || got[1] != 3 {
 			t.Errorf("producers %v", got)
 		}
@@ -318,7 +319,7 @@ func TestExpireProducers(t *testing.T) {
 			t.Errorf("durable producers %v", got)
 		}
 		time.Sleep(time.Hour)
-		r.ExpireProducers(time.Now())
+		r.ExpireProducers(time.Now().Add(-time.Hour))
 		r.wal.flush(1)
 		if a := mustAppend(t, r, spec{n: 1, pid: 4, seq: 9}); a.Duplicate {
 			t.Error("an expired producer was remembered")
@@ -356,7 +357,7 @@ func TestSet(t *testing.T) {
 	s := NewSet()
 	metrics := NewMetrics(prometheus.NewRegistry(), s)
 	open := func(p int32) *Log {
-		return New(Options{TP: kafka.TopicPartition{Partition: p}, WAL: &fakeWAL{}, Metrics: metrics})
+		return New(Options{TP: kafka.TopicPartition{Partition: p}, Shared: &Shared{WAL: &fakeWAL{}, Metrics: metrics}}, recovery.Tail{}, 0)
 	}
 	a, b := open(1), open(2)
 	s.Add(a, b)
@@ -372,7 +373,7 @@ func TestSet(t *testing.T) {
 }
 
 func TestAppendAllocatesNothing(t *testing.T) {
-	r := newRig(Options{Metrics: NewMetrics(nil, nil)})
+	r := newRig(Shared{Metrics: NewMetrics(nil, nil)})
 	r.wal.waiting = nil
 	r.Log.o.WAL = discard{}
 	b, h := build(spec{n: 10, size: 100, pid: 1})

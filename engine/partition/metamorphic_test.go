@@ -73,7 +73,7 @@ func newStack(t *testing.T, ram int64) *stack {
 	done := make(chan error)
 	go func() { done <- s.wal.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	s.open(Options{})
+	s.open(recovery.Tail{})
 	return s
 }
 
@@ -84,10 +84,9 @@ func check0(t *testing.T, err error) {
 	}
 }
 
-func (s *stack) open(o Options) {
-	o.TP, o.Topic, o.Epoch, o.WAL, o.Cache, o.Cold = testTP, "t", 5, s.wal, s.cache, s.cold
-	o.Config = func() config.Topic { return config.Topic{} }
-	s.Log = New(o)
+func (s *stack) open(t recovery.Tail) {
+	shared := &Shared{WAL: s.wal, Cache: s.cache, Cold: s.cold}
+	s.Log = New(Options{Shared: shared, TP: testTP, Topic: "t", Epoch: 5, Config: func() config.Topic { return config.Topic{} }}, t, 0)
 }
 
 func (s *stack) flush() { check0(s.t, s.wal.Flush(s.t.Context())) }
@@ -180,7 +179,7 @@ func (s *stack) restart() {
 	for len(hot) > 0 && hot[0].Last < st.SealedEnd {
 		hot = hot[1:]
 	}
-	s.open(Options{State: st, Hot: hot})
+	s.open(recovery.Tail{State: st, Hot: hot})
 }
 
 // workload is batches of all sorts: codecs, idempotent producers, transactions, sizes

@@ -366,7 +366,7 @@ func (m *model) check(t *rapid.T) {
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{
-			r: newRig(Options{}), t: t, now: 1_000_000,
+			r: newRig(Shared{}), t: t, now: 1_000_000,
 			seqs: make(map[int64]int32), epochs: make(map[int64]int16), open: make(map[int64]bool), last: make(map[int64]spec),
 		}
 		m.r.store.rng = rand.New(rand.NewPCG(1, rapid.Uint64().Draw(t, "seed")))

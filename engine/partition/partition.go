@@ -29,6 +29,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objcache"
+	"github.com/varvelog/varve/tiering/recovery"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -69,31 +70,30 @@ type Cold interface {
 // an object.
 type Ref = bundle.Ref
 
-// Options are what a Log is opened with.
+// Shared is what the logs of a session have in common.
+type Shared struct {
+	WAL   WAL
+	Cache Cache
+	Cold  Cold
+	// Confirm tells, by a read of the catalogue, whether the session is
+	// live (nil) or may have been ended by somebody. Nil: it is.
+	Confirm func(ctx context.Context) error
+	Metrics *Metrics // nil: none
+}
+
+// Options say which partition a Log is of.
 type Options struct {
+	*Shared
 	TP    kafka.TopicPartition
 	Topic string
 	Slot  kafka.Slot
 	Epoch kafka.LeaderEpoch // the slot's; stamped into every batch
-	WAL   WAL
-	Cache Cache
-	Cold  Cold
 	// Config returns the topic's configuration of the moment.
 	Config func() config.Topic
-	// ProducerExpiration is producer.id.expiration.ms; 0: a day.
-	ProducerExpiration time.Duration
-
-	// Confirm tells, by a read of the catalogue, whether the log's session is
-	// live (nil) or may have been ended by somebody. Nil: it is.
-	Confirm func(ctx context.Context) error
-
-	State    bundle.State // up to the durable offset, as recovery found it
-	Hot      []Ref        // ascending, without gaps, up to State.NextOffset
-	LogStart kafka.Offset
-	Metrics  *Metrics // nil: none
 }
 
-// Log is one partition's log. All methods are safe for concurrent use.
+// Log is one partition's log. All methods are safe for concurrent use. There may be many
+// that nobody uses: what a Log holds all the time is kept small.
 type Log struct {
 	o       Options
 	tip     tip
@@ -108,23 +108,19 @@ type Log struct {
 
 var _ wal.Target = (*Log)(nil)
 
-// New opens a log where recovery left it. o.State and o.Hot are copied. It
-// panics if Hot has gaps or doesn't end at the state's next offset, and if the
-// log's start lies behind that: records would be lost, and their offsets given again.
-func New(o Options) *Log {
-	if o.LogStart > o.State.NextOffset {
-		panic(fmt.Sprintf("open %s: the log starts at offset %d, behind its end %d", o.TP, o.LogStart, o.State.NextOffset))
-	}
-	if o.ProducerExpiration <= 0 {
-		o.ProducerExpiration = 24 * time.Hour
+// New opens a log where recovery left it: with the state up to the durable offset, and the hot
+// slices, ascending and without gaps, up to there. t is copied. It panics if the slices have gaps or don't end at the
+// state's next offset, and if the log's start lies behind that: records would be lost, and their offsets given again.
+func New(o Options, t recovery.Tail, start kafka.Offset) *Log {
+	if start > t.State.NextOffset {
+		panic(fmt.Sprintf("open %s: the log starts at offset %d, behind its end %d", o.TP, start, t.State.NextOffset))
 	}
 	now := time.Now()
-	o.State.TP, o.State.Slot = o.TP, o.Slot
+	t.State.TP, t.State.Slot = o.TP, o.Slot
 	l := &Log{o: o}
-	l.o.State, l.o.Hot = bundle.State{}, nil
-	l.tip.open(&o.State, o.Epoch, now)
-	l.durable.open(&o, now)
-	l.raiseLogStart(o.LogStart)
+	l.tip.open(&t.State, o.Epoch, now)
+	l.durable.open(&o, &t, now)
+	l.raiseLogStart(start)
 	l.publish()
 	return l
 }

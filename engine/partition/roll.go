@@ -37,7 +37,7 @@ func (l *Log) tail(now time.Time) (t tail, ok bool) {
 	d := &l.durable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t = tail{bytes: d.hot.bytes, slices: len(d.hot.slices), age: now.Sub(d.since), maxTime: d.hot.maxTime}
+	t = tail{bytes: d.hot.bytes, slices: len(d.hot.slices), age: now.Sub(time.UnixMilli(d.since)), maxTime: d.hot.maxTime}
 	return t, t.slices > 0
 }
 

@@ -28,7 +28,7 @@ func txnBatch(t *testing.T, epoch int16, seq int32) ([]byte, record.Header) {
 
 // TestAppendTxn: a batch begins a transaction only if that has not ended here.
 func TestAppendTxn(t *testing.T) {
-	l := newRig(Options{}).Log
+	l := newRig(Shared{}).Log
 	appendTxn := func(epoch int16, seq, number int32, want kafka.ErrorCode) {
 		t.Helper()
 		batch, h := txnBatch(t, epoch, seq)

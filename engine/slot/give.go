@@ -193,7 +193,7 @@ func (m *Manager) reopen(slots []catalog.Slot, logs []*partition.Log) {
 	m.reconciling.Lock()
 	for _, l := range logs {
 		if _, ok := m.set.Get(l.TP()); ok { // else its topic was deleted
-			m.set.Add(m.newLog(l.Reopened(epochs[l.Slot()])))
+			m.set.Add(l.Reopened(epochs[l.Slot()]))
 		}
 		l.Close(kafka.NotLeaderOrFollower)
 	}

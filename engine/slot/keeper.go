@@ -123,8 +123,9 @@ func (k *keeper) run(ctx context.Context) error {
 		case a := <-k.asks:
 			a.done <- a.do(ctx)
 		case now := <-expire.C:
+			before := now.Add(-k.m.o.Config().ProducerIDExpiration)
 			for _, l := range k.m.set.All() {
-				l.ExpireProducers(now)
+				l.ExpireProducers(before)
 			}
 		case <-k.due:
 			err = k.balance(ctx)

@@ -112,19 +112,8 @@ func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic 
 	current := new(atomic.Pointer[config.Topic])
 	current.Store(&cfg)
 	m.topics[tp] = current
-	return append(logs, m.newLog(partition.Options{
-		TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch,
-		Config: func() config.Topic { return *current.Load() },
-		State:  t.State, Hot: t.Hot, LogStart: start,
-	}))
-}
-
-// newLog returns a log with what all logs of the session share.
-func (m *Manager) newLog(o partition.Options) *partition.Log {
-	o.Confirm = m.confirm
-	o.WAL, o.Cache, o.Cold, o.Metrics = m.wal, m.o.Cache, m.o.Cold, m.o.LogMetrics
-	o.ProducerExpiration = m.o.Config().ProducerIDExpiration
-	return partition.New(o)
+	o := partition.Options{Shared: m.shared, TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch, Config: func() config.Topic { return *current.Load() }}
+	return append(logs, partition.New(o, *t, start))
 }
 
 // closeLog ends a log; what waits for it fails with code.

@@ -27,6 +27,7 @@ type Manager struct {
 	session  catalog.Session                 // as it began
 	now      atomic.Pointer[catalog.Session] // as last written by itself
 	wal      *wal.Writer
+	shared   *partition.Shared // by all logs
 	set      *partition.Set
 	keeper   *keeper
 	suspects chan []catalog.SessionID // from beat to own
@@ -78,6 +79,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	}
 	m.now.Store(&mine)
 	m.wal = wal.New(m.walOptions())
+	m.shared = &partition.Shared{WAL: m.wal, Cache: o.Cache, Cold: o.Cold, Confirm: m.confirm, Metrics: o.LogMetrics}
 	m.keeper = newKeeper(m)
 	err = m.renewing(ctx, func() error {
 		if err := endOlder(ctx, &o, steps, mine); err != nil {

@@ -63,6 +63,9 @@ func foldData(st *bundle.State, b bundle.Batch) bool {
 	if len(p.Batches) == window {
 		p.Batches = p.Batches[:copy(p.Batches, p.Batches[1:])]
 	}
+	if n := len(p.Batches); n == cap(p.Batches) { // not the room of five for those that append once, of which there may be many
+		p.Batches = append(make([]bundle.ProducerBatch, 0, min(max(1, 2*n), window)), p.Batches...)
+	}
 	p.Batches = append(p.Batches, bundle.ProducerBatch{
 		FirstSeq:   b.BaseSequence,
 		LastSeq:    b.LastSequence(),
@@ -136,7 +139,6 @@ func addProducer(st *bundle.State, id int64, epoch int16) *bundle.Producer {
 		}
 		st.Producers = slices.Insert(st.Producers, i, bundle.Producer{
 			ID: id, Epoch: epoch, CoordEpoch: -1, TxnFirstOffset: -1,
-			Batches: make([]bundle.ProducerBatch, 0, window),
 		})
 		return &st.Producers[i]
 	}
@@ -179,11 +181,16 @@ func CloneState(st *bundle.State) bundle.State {
 // CloneProducers returns a copy of the producers of a state.
 func CloneProducers(ps []bundle.Producer) []bundle.Producer {
 	c := slices.Clone(ps)
-	room := make([]bundle.ProducerBatch, window*len(c))
+	n := 0
 	for i := range c {
-		at := i * window
-		last := c[i].Batches[max(0, len(c[i].Batches)-window):]
-		c[i].Batches = append(room[at:at:at+window], last...)
+		c[i].Batches = c[i].Batches[max(0, len(c[i].Batches)-window):]
+		n += len(c[i].Batches)
+	}
+	room := make([]bundle.ProducerBatch, 0, n) // one for all
+	for i := range c {
+		at := len(room)
+		room = append(room, c[i].Batches...)
+		c[i].Batches = room[at:len(room):len(room)]
 	}
 	return c
 }

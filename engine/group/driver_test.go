@@ -30,6 +30,7 @@ type world struct {
 	topic catalog.Topic
 
 	registry prometheus.Registerer // of the coordinators that are started; nil: none
+	inTxn    func(context.Context, group.Transaction, string, bool) (int32, kafka.ErrorCode)
 
 	live  bool // a running coordinator sees changes of owned
 	owned func() (catalog.Slot, bool)
@@ -93,7 +94,7 @@ func (w *world) start(settings ...string) (*group.Coordinator, func()) {
 		Catalog: cat, Config: func() *config.Broker { return cfg },
 		Slot:       func(string) (catalog.Slot, bool) { return (*owned)() },
 		Slots:      func() []catalog.Slot { return []catalog.Slot{slot} },
-		Registerer: w.registry,
+		Registerer: w.registry, InTxn: w.inTxn,
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var wg sync.WaitGroup

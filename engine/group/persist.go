@@ -153,7 +153,7 @@ func (e *entry) write() job {
 				return
 			}
 			e.writing = false
-			e.group.Applied(b.set, b.del)
+			e.group.Applied(b.set, b.del, b.pending)
 			for _, r := range b.replies {
 				e.answer(r)
 			}

@@ -111,8 +111,9 @@ type Group struct {
 	order   int64                          // of the last commit
 	ahead   map[kafka.TopicPartition]int64 // orders of what is not durable yet; 0: is deleted
 
-	txns  map[int64]catalog.PendingOffsets // by producer id: offsets that wait for a transaction's end
-	asked map[int64]*asked                 // by producer id: whose transaction is being looked at (txn.go)
+	txns   map[int64]catalog.PendingOffsets // by producer id: offsets that wait for a transaction's end
+	ending map[int64]bool                   // of those, whose end is not durable yet
+	asked  map[int64]*asked                 // by producer id: whose transaction is being looked at (txn.go)
 
 	out Effects // of the running step
 }
@@ -122,7 +123,7 @@ func NewGroup() *Group {
 	return &Group{
 		byID: map[string]*Member{}, static: map[string]*Member{}, pending: map[string]time.Time{},
 		unsynced: map[string]bool{}, offsets: map[kafka.TopicPartition]catalog.GroupOffset{}, ahead: map[kafka.TopicPartition]int64{},
-		txns: map[int64]catalog.PendingOffsets{}, asked: map[int64]*asked{},
+		txns: map[int64]catalog.PendingOffsets{}, ending: map[int64]bool{}, asked: map[int64]*asked{},
 	}
 }
 
@@ -138,8 +139,9 @@ func (g *Group) Quiet() bool {
 	return len(g.members) == 0 && g.joinAt.IsZero() && len(g.asked) == 0
 }
 
-// Applied says that offsets are durable: from now on they can be fetched.
-func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del map[kafka.TopicPartition]bool) {
+// Applied says that effects are durable: from now on offsets can be fetched, and transactions of which nothing
+// is pending any more have ended.
+func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del map[kafka.TopicPartition]bool, pending map[int64]catalog.PendingOffsets) {
 	settled := func(tp kafka.TopicPartition, order int64) {
 		if g.ahead[tp] == order {
 			delete(g.ahead, tp)
@@ -152,6 +154,12 @@ func (g *Group) Applied(set map[kafka.TopicPartition]catalog.GroupOffset, del ma
 	for tp := range del {
 		delete(g.offsets, tp)
 		settled(tp, 0)
+	}
+	for id, p := range pending {
+		if len(p.Offsets) == 0 {
+			delete(g.txns, id)
+			delete(g.ending, id)
+		}
 	}
 }
 

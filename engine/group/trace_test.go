@@ -228,7 +228,7 @@ func (tr *trace) step(ev Event) {
 	for _, pid := range slices.Sorted(maps.Keys(e.Pending)) {
 		fmt.Fprintf(&tr.out, "pending %d: %d of transaction %d\n", pid, len(e.Pending[pid].Offsets), e.Pending[pid].Number)
 	}
-	if applied := func() { tr.g.Applied(e.Set, del) }; tr.hold {
+	if applied := func() { tr.g.Applied(e.Set, del, e.Pending) }; tr.hold {
 		tr.held = append(tr.held, applied)
 	} else {
 		applied()

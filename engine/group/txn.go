@@ -120,7 +120,7 @@ func (g *Group) checkTxnCommit(r TxnCommit, valid bool) kafka.ErrorCode {
 	switch {
 	case g.state == Dead:
 		return kafka.CoordinatorNotAvailable
-	case !valid:
+	case !valid || g.ending[r.ProducerID] && pending.Number == r.Number:
 		return kafka.TransactionAbortable // it has ended meanwhile
 	case open && pending.Number != r.Number:
 		return kafka.ConcurrentTransactions // the one before has not ended here
@@ -138,16 +138,20 @@ func (g *Group) checkTxnCommit(r TxnCommit, valid bool) kafka.ErrorCode {
 	return kafka.None
 }
 
-// onTxnEnd answers, where nothing is there to end, when a read has shown that it
-// is not with another coordinator.
+// onTxnEnd answers when the end is durable: until then what it is about stays pending. Where nothing
+// is there to end, it answers when a read has shown that it is not with another coordinator.
 func (g *Group) onTxnEnd(r TxnEnd) {
 	delete(g.asked, r.ProducerID)
 	p, ok := g.txns[r.ProducerID]
-	if !ok || p.Number != r.Number {
+	switch {
+	case !ok || p.Number != r.Number:
 		g.reply(r.Token, Confirmed, kafka.None, nil)
 		return
+	case g.ending[r.ProducerID]: // somebody else has told it, and it is being written
+		g.reply(r.Token, Written, kafka.None, nil)
+		return
 	}
-	delete(g.txns, r.ProducerID)
+	g.ending[r.ProducerID] = true
 	g.out.Pending = map[int64]catalog.PendingOffsets{r.ProducerID: {Number: p.Number}}
 	if r.Commit {
 		g.out.Set = make(map[kafka.TopicPartition]catalog.GroupOffset)

@@ -131,7 +131,7 @@ def rolling(side, load, a):
 
 
 HARMS = {"kill": kill, "stop": stop, "move": move, "rolling": rolling}
-LIMITS = {"kill -9": 1, "SIGSTOP": SESSION + 1, "move": 0.3, "drain": 0.3, "rolling": 0.3}
+LIMITS = {"kill -9": 1, "SIGSTOP": SESSION + 1, "move": 0.3, "drain": 0.3, "rolling": 0.3}  # s
 
 
 def harm(make, a):

@@ -8,7 +8,6 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/config"
-	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/recovery"
 )
 
@@ -107,7 +106,7 @@ func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic 
 		return logs
 	}
 	if t == nil {
-		t = &recovery.Tail{State: bundle.State{Slot: slot, TP: tp}}
+		t = &recovery.Tail{} // nothing was written
 	}
 	current := new(atomic.Pointer[config.Topic])
 	current.Store(&cfg)

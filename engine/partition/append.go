@@ -16,11 +16,12 @@ import (
 // tip is the half of a Log that appends: the state at the next offset. Nothing
 // is done under its lock but checking, stamping, folding and WAL.Append.
 type tip struct {
-	mu     sync.Mutex
-	state  bundle.State    // its Epochs hold the last only, its Aborted nothing
-	seen   []seen          // of each producer, by id
-	closed kafka.ErrorCode // None: open
+	mu    sync.Mutex
+	state *bundle.State // nil: it rests. Its Epochs hold the last only, its Aborted nothing
+	used  bool          // since the last Rest
+	seen  []seen        // of each producer, by id
 
+	closed  kafka.ErrorCode // None: open
 	stopped kafka.ErrorCode // None: it appends
 }
 
@@ -32,14 +33,11 @@ func (t *tip) lastSeen(id int64) (int, bool) {
 	return slices.BinarySearchFunc(t.seen, id, func(s seen, id int64) int { return cmp.Compare(s.producer, id) })
 }
 
-func (t *tip) open(st *bundle.State, e kafka.LeaderEpoch, now time.Time) {
-	t.state = recovery.CloneState(st)
-	recovery.AssignEpoch(&t.state, e, st.NextOffset)
-	t.state.Epochs = slices.Clone(t.state.Epochs[len(t.state.Epochs)-1:])
-	t.state.Aborted = nil
+// open begins at rest, with producers that were all seen now.
+func (t *tip) open(st *bundle.State, now time.Time) {
 	t.seen = make([]seen, len(st.Producers))
 	for i := range t.seen {
-		t.seen[i] = seen{t.state.Producers[i].ID, now.UnixMilli()}
+		t.seen[i] = seen{st.Producers[i].ID, now.UnixMilli()}
 	}
 }
 
@@ -59,18 +57,17 @@ type Appended struct {
 // answered as the original, which may not be durable yet either. Errors are
 // kafka.ErrorCodes; after one the log is as before.
 func (l *Log) Append(batch []byte, h record.Header) (Appended, error) {
-	return l.append(batch, h, func(bundle.Batch) error { return nil })
+	return l.append(batch, h, func(*tip, bundle.Batch) error { return nil })
 }
 
 // append is Append; may has the last word, under the lock, about what is no duplicate.
-func (l *Log) append(batch []byte, h record.Header, may func(b bundle.Batch) error) (Appended, error) {
+func (l *Log) append(batch []byte, h record.Header, may func(t *tip, b bundle.Batch) error) (Appended, error) {
 	a := Appended{Base: -1, Last: -1, LogStart: kafka.Offset(l.logStart.Load()), Timestamp: -1}
 	b, err := describe(batch, h)
 	if err != nil {
 		return a, err
 	}
-	t := &l.tip
-	t.mu.Lock()
+	t := l.lockTip()
 	defer t.mu.Unlock()
 	if err := l.admit(); err != nil {
 		l.o.Metrics.rejected(err)
@@ -78,7 +75,7 @@ func (l *Log) append(batch []byte, h record.Header, may func(b bundle.Batch) err
 	}
 	original, err := t.check(b)
 	if err == nil && original == nil {
-		err = may(b)
+		err = may(t, b)
 	}
 	if err != nil {
 		l.o.Metrics.rejected(err)
@@ -122,11 +119,11 @@ func (t *tip) check(b bundle.Batch) (*bundle.ProducerBatch, error) {
 	if b.ProducerID < 0 {
 		return nil, nil
 	}
-	return check(&t.state, b)
+	return check(t.state, b)
 }
 
 func (t *tip) fold(b bundle.Batch) {
-	recovery.Fold(&t.state, b)
+	recovery.Fold(t.state, b)
 	t.state.Aborted = t.state.Aborted[:0]
 	if b.ProducerID < 0 {
 		return
@@ -182,9 +179,9 @@ func describe(batch []byte, h record.Header) (bundle.Batch, error) {
 
 // Producers returns the states of the partition's producers, by id.
 func (l *Log) Producers() []bundle.Producer {
-	l.tip.mu.Lock()
-	defer l.tip.mu.Unlock()
-	return recovery.CloneProducers(l.tip.state.Producers)
+	t := l.lockTip()
+	defer t.mu.Unlock()
+	return recovery.CloneProducers(t.state.Producers)
 }
 
 // ExpireProducers forgets producers that appended nothing since before, now less
@@ -192,10 +189,12 @@ func (l *Log) Producers() []bundle.Producer {
 // goes by when they appended, not by their records' timestamps, so that a producer of old
 // records keeps its protection.
 func (l *Log) ExpireProducers(before time.Time) {
-	gone := l.tip.expire(before.UnixMilli())
-	if len(gone) == 0 {
+	if !l.tip.expires(before.UnixMilli()) {
 		return
 	}
+	t := l.lockTip()
+	gone := t.expire(before.UnixMilli())
+	t.mu.Unlock()
 	d := &l.durable
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -205,11 +204,16 @@ func (l *Log) ExpireProducers(before time.Time) {
 	})
 }
 
-// expire forgets the producers that were silent since before, and returns
-// the last batch's base offset of each.
-func (t *tip) expire(before int64) map[int64]kafka.Offset {
+// expires tells whether a producer was silent since before.
+func (t *tip) expires(before int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.seen, func(s seen) bool { return s.at <= before })
+}
+
+// expire forgets the producers that were silent since before, and returns
+// the last batch's base offset of each. mu is held.
+func (t *tip) expire(before int64) map[int64]kafka.Offset {
 	gone := make(map[int64]kafka.Offset)
 	t.state.Producers = slices.DeleteFunc(t.state.Producers, func(p bundle.Producer) bool {
 		if i, ok := t.lastSeen(p.ID); p.TxnFirstOffset >= 0 || ok && t.seen[i].at > before {
@@ -218,7 +222,7 @@ func (t *tip) expire(before int64) map[int64]kafka.Offset {
 		gone[p.ID] = lastOffsetOf(p)
 		return true
 	})
-	t.seen = slices.DeleteFunc(t.seen, func(s seen) bool { return recovery.FindProducer(&t.state, s.producer) == nil })
+	t.seen = slices.DeleteFunc(t.seen, func(s seen) bool { return recovery.FindProducer(t.state, s.producer) == nil })
 	return gone
 }
 

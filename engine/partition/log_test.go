@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -352,30 +351,6 @@ func TestManyProducers(t *testing.T) {
 	if recovery.FindProducer(&st, recovery.MaxProducers+9) == nil || recovery.FindProducer(&st, 1) != nil {
 		t.Error("not the oldest were forgotten")
 	}
-}
-
-// TestHoldsLittle: a broker has thousands of logs that nobody uses.
-func TestHoldsLittle(t *testing.T) {
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	tail := recovery.Tail{
-		State: bundle.State{NextOffset: 8, LastStable: 8, Epochs: []bundle.EpochStart{{}}, Producers: []bundle.Producer{{ID: 1, TxnFirstOffset: -1, Batches: make([]bundle.ProducerBatch, 1)}}},
-		Hot:   []Ref{{Key: "checkpoint", Len: 1000, Last: 7}},
-	}
-	shared := &Shared{}
-	logs := make([]*Log, 4000)
-	before := heap()
-	for i := range logs {
-		logs[i] = New(Options{Shared: shared}, tail, 0)
-	}
-	if each := (heap() - before) / uint64(len(logs)); each > 900 {
-		t.Errorf("a log with a producer and a slice holds %d bytes", each)
-	}
-	runtime.KeepAlive(logs)
 }
 
 func TestSet(t *testing.T) {

@@ -382,6 +382,8 @@ func TestModel(t *testing.T) {
 			"restart":        do(m.restart),
 			"raiseStart":     do(m.raiseStart),
 			"move":           do(m.r.move),
+			"rest":           do(m.r.Rest),
+			"restAgain":      do(m.r.Rest),
 			"seal":           do(m.seal),
 			"read":           do(m.read),
 			"readAgain":      do(m.read),

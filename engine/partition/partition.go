@@ -3,7 +3,7 @@
 //
 // A Log has two states, both made by the one function recovery.Fold:
 //
-//	tip      what was appended: checks producers' sequences, gives the next offset
+//	tip      what was appended: checks producers' sequences, gives the next offset; where all is durable it may rest
 //	durable  what the WAL has put: what readers see, snapshots hold, and recovery finds again
 //
 //	          Append            wal.Target.Durable         Sealed
@@ -103,7 +103,7 @@ type Log struct {
 	logStart  atomic.Int64 // only grows
 	hw        atomic.Int64
 	hotSlices atomic.Int64
-	traffic   atomic.Int64 // bytes made durable and read
+	traffic   atomic.Int64 // bytes made durable and read since TakeTraffic
 }
 
 var _ wal.Target = (*Log)(nil)
@@ -118,7 +118,7 @@ func New(o Options, t recovery.Tail, start kafka.Offset) *Log {
 	now := time.Now()
 	t.State.TP, t.State.Slot = o.TP, o.Slot
 	l := &Log{o: o}
-	l.tip.open(&t.State, o.Epoch, now)
+	l.tip.open(&t.State, now)
 	l.durable.open(&o, &t, now)
 	l.raiseLogStart(start)
 	l.publish()
@@ -137,8 +137,8 @@ func (l *Log) Slot() kafka.Slot { return l.o.Slot }
 // Config returns the topic's configuration of the moment.
 func (l *Log) Config() config.Topic { return l.o.Config() }
 
-// Traffic returns the bytes that were made durable and read here so far.
-func (l *Log) Traffic() int64 { return l.traffic.Load() }
+// TakeTraffic returns the bytes that were made durable and read here since it was called last.
+func (l *Log) TakeTraffic() int64 { return l.traffic.Swap(0) }
 
 // Epoch returns the leader epoch.
 func (l *Log) Epoch() kafka.LeaderEpoch { return l.o.Epoch }

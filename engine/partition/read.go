@@ -154,13 +154,6 @@ func (l *Log) look(from kafka.Offset, max int64, iso kafka.Isolation) (v view, h
 	return v, v.HighWatermark, nil
 }
 
-// next returns the next offset to be appended.
-func (l *Log) next() kafka.Offset {
-	l.tip.mu.Lock()
-	defer l.tip.mu.Unlock()
-	return l.tip.state.NextOffset
-}
-
 // hotStart returns the offset from which the hot index has all.
 func (d *durable) hotStart() kafka.Offset {
 	if len(d.hot.slices) > 0 {

@@ -18,21 +18,21 @@ import (
 // InTxn tells whether a producer has a transaction open in the log: then its
 // next batch needs no look.
 func (l *Log) InTxn(producerID int64, epoch int16) bool {
-	l.tip.mu.Lock()
-	defer l.tip.mu.Unlock()
-	return l.tip.inTxn(producerID, epoch)
+	t := l.lockTip()
+	defer t.mu.Unlock()
+	return t.inTxn(producerID, epoch)
 }
 
 func (t *tip) inTxn(producerID int64, epoch int16) bool {
-	p := recovery.FindProducer(&t.state, producerID)
+	p := recovery.FindProducer(t.state, producerID)
 	return p != nil && p.TxnFirstOffset >= 0 && p.Epoch == epoch
 }
 
 // AppendTxn is Append of a batch of the producer's transaction with a number,
 // -1: of one that the log knew to be open. TRANSACTION_ABORTABLE: it has ended.
 func (l *Log) AppendTxn(batch []byte, h record.Header, number int32) (Appended, error) {
-	return l.append(batch, h, func(b bundle.Batch) error {
-		if l.tip.inTxn(b.ProducerID, b.ProducerEpoch) || number >= 0 && !l.tip.marked(b.ProducerID, number) {
+	return l.append(batch, h, func(t *tip, b bundle.Batch) error {
+		if t.inTxn(b.ProducerID, b.ProducerEpoch) || number >= 0 && !t.marked(b.ProducerID, number) {
 			return nil
 		}
 		return kafka.TransactionAbortable
@@ -42,7 +42,7 @@ func (l *Log) AppendTxn(batch []byte, h record.Header, number int32) (Appended, 
 // marked tells whether the marker of a producer's transaction, or of a later
 // one, is in the log.
 func (t *tip) marked(producerID int64, number int32) bool {
-	p := recovery.FindProducer(&t.state, producerID)
+	p := recovery.FindProducer(t.state, producerID)
 	return p != nil && p.CoordEpoch >= 0 && !before(p.CoordEpoch, number)
 }
 
@@ -71,10 +71,9 @@ func (l *Log) AppendMarker(m Marker, at time.Time) (Appended, error) {
 		return Appended{Base: -1, Last: -1, Timestamp: -1}, kafka.UnknownServerError
 	}
 	there := kafka.Offset(-1)
-	a, err := l.append(batch, h, func(bundle.Batch) error {
-		st := &l.tip.state
-		if p := recovery.FindProducer(st, m.ProducerID); m.Numbered && p != nil && p.CoordEpoch == m.Number {
-			there = st.NextOffset - 1
+	a, err := l.append(batch, h, func(t *tip, _ bundle.Batch) error {
+		if p := recovery.FindProducer(t.state, m.ProducerID); m.Numbered && p != nil && p.CoordEpoch == m.Number {
+			there = t.state.NextOffset - 1
 			return kafka.DuplicateSequenceNumber
 		}
 		return nil

@@ -140,7 +140,7 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 }
 
-// turn settles tails that were recovered, rolls what is due, writes a checkpoint when one is, and sweeps.
+// turn settles tails that were recovered, has logs rest that nothing is appended to, rolls what is due, writes a checkpoint when one is, and sweeps.
 func (k *keeper) turn(ctx context.Context) error {
 	if err := k.settleTails(ctx); err != nil {
 		return err
@@ -152,6 +152,7 @@ func (k *keeper) turn(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		l.Rest()
 		if l.RollDue(now, 0, check) {
 			errs = append(errs, k.seal(ctx, l))
 		}

@@ -2,6 +2,7 @@ package slot
 
 import (
 	"context"
+	"maps"
 	"sync/atomic"
 
 	"github.com/varvelog/varve/engine/partition"
@@ -17,24 +18,30 @@ func (m *Manager) Reconcile(context.Context) error {
 	m.reconciling.Lock()
 	defer m.reconciling.Unlock()
 	change := m.o.Catalog.Applied()
-	want := make(map[kafka.TopicPartition]bool)
-	for _, t := range m.o.Catalog.Topics().All() {
+	topics := m.o.Catalog.Topics()
+	for _, t := range topics.All() {
 		cfg := config.EffectiveTopic(m.o.Config(), t.Configs)
 		var logs []*partition.Log
 		m.mu.Lock()
+		now := m.settingsOf(t.ID, cfg)
 		for p := range t.Partitions {
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
-			want[tp] = true
-			logs = m.openLog(logs, tp, t.Name, cfg, nil, 0)
+			logs = m.openLog(logs, tp, t.Name, now, nil, 0)
 		}
 		m.set.Add(logs...)
 		m.mu.Unlock()
 	}
 	for _, l := range m.set.All() {
-		if tp := l.TP(); !want[tp] {
+		if _, ok := topics.ByID(l.TP().Topic); !ok {
 			m.closeLog(l, kafka.UnknownTopicOrPartition)
 		}
 	}
+	m.mu.Lock()
+	maps.DeleteFunc(m.topics, func(id kafka.TopicID, _ *settings) bool {
+		_, ok := topics.ByID(id)
+		return !ok
+	})
+	m.mu.Unlock()
 	m.applied.Store(change)
 	return nil
 }
@@ -55,20 +62,19 @@ func (m *Manager) hold(slots []catalog.Slot, l left) {
 	}
 	var logs []*partition.Log
 	for _, t := range m.o.Catalog.Topics().All() {
-		var cfg *config.Topic
+		var now *settings
 		for p := range t.Partitions {
 			if !opened[kafka.PartitionSlot(t.Name, p, m.o.View.Slots)] {
 				continue
 			}
-			if cfg == nil {
-				effective := config.EffectiveTopic(m.o.Config(), t.Configs)
-				cfg = &effective
+			if now == nil {
+				now = m.settingsOf(t.ID, config.EffectiveTopic(m.o.Config(), t.Configs))
 			}
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
 			if l.tails[tp] != nil && len(l.tails[tp].Hot) > 0 {
 				m.unsettled = append(m.unsettled, tp)
 			}
-			logs = m.openLog(logs, tp, t.Name, *cfg, l.tails[tp], l.starts[tp])
+			logs = m.openLog(logs, tp, t.Name, now, l.tails[tp], l.starts[tp])
 		}
 	}
 	m.set.Add(logs...)
@@ -92,12 +98,28 @@ func (m *Manager) unsettle(tps []kafka.TopicPartition) {
 	m.unsettled = append(m.unsettled, tps...)
 }
 
-// openLog opens a partition's log where its slot is held, with the tail that
-// was recovered, if any, and appends it to logs, which the caller adds to the set; one that is
-// open gets its topic's settings of now. mu is held.
-func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic string, cfg config.Topic, t *recovery.Tail, start kafka.Offset) []*partition.Log {
-	if p := m.topics[tp]; p != nil {
-		p.Store(&cfg)
+// settings are a topic's configuration, as the open logs of its partitions see it.
+type settings struct {
+	current atomic.Pointer[config.Topic]
+	read    func() config.Topic
+}
+
+// settingsOf returns a topic's settings, with cfg from now on. mu is held.
+func (m *Manager) settingsOf(topic kafka.TopicID, cfg config.Topic) *settings {
+	s := m.topics[topic]
+	if s == nil {
+		s = new(settings)
+		s.read = func() config.Topic { return *s.current.Load() }
+		m.topics[topic] = s
+	}
+	s.current.Store(&cfg)
+	return s
+}
+
+// openLog opens a partition's log, if it is not open and its slot is held, with the tail that
+// was recovered, if any, and appends it to logs, which the caller adds to the set. mu is held.
+func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic string, cfg *settings, t *recovery.Tail, start kafka.Offset) []*partition.Log {
+	if _, open := m.set.Get(tp); open {
 		return logs
 	}
 	slot := kafka.PartitionSlot(topic, tp.Partition, m.o.View.Slots)
@@ -108,10 +130,7 @@ func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic 
 	if t == nil {
 		t = &recovery.Tail{} // nothing was written
 	}
-	current := new(atomic.Pointer[config.Topic])
-	current.Store(&cfg)
-	m.topics[tp] = current
-	o := partition.Options{Shared: m.shared, TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch, Config: func() config.Topic { return *current.Load() }}
+	o := partition.Options{Shared: m.shared, TP: tp, Topic: topic, Slot: slot, Epoch: owned.Epoch, Config: cfg.read}
 	return append(logs, partition.New(o, *t, start))
 }
 
@@ -119,9 +138,6 @@ func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic 
 func (m *Manager) closeLog(l *partition.Log, code kafka.ErrorCode) {
 	m.set.Remove(l.TP())
 	l.Close(code)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.topics, l.TP())
 }
 
 // follow reconciles at each change of the topics.

@@ -15,7 +15,6 @@ import (
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
-	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -49,12 +48,12 @@ type Manager struct {
 	reconciling sync.Mutex // serialises what opens and closes logs by a snapshot of the topics; no I/O under it
 
 	mu        sync.Mutex
-	unsettled []kafka.TopicPartition                                 // recovered; what of their tails is sealed already is to be read
-	moved     chan struct{}                                          // closed, and another put in its place, when slots come or go
-	slots     map[kafka.Slot]catalog.Slot                            // held, as last committed
-	stopped   map[kafka.Slot]catalog.Slot                            // on their way to another session
-	startsAt  map[kafka.Slot]int64                                   // the change up to which the log starts of slots were read
-	topics    map[kafka.TopicPartition]*atomic.Pointer[config.Topic] // what open logs look at
+	unsettled []kafka.TopicPartition      // recovered; what of their tails is sealed already is to be read
+	moved     chan struct{}               // closed, and another put in its place, when slots come or go
+	slots     map[kafka.Slot]catalog.Slot // held, as last committed
+	stopped   map[kafka.Slot]catalog.Slot // on their way to another session
+	startsAt  map[kafka.Slot]int64        // the change up to which the log starts of slots were read
+	topics    map[kafka.TopicID]*settings // what open logs look at
 }
 
 // Begin begins a session, ends what this broker id left behind, takes the
@@ -75,7 +74,7 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, steps: steps, session: mine, set: o.Logs, suspects: make(chan []catalog.SessionID, 1), renew: make(chan struct{}, 1), done: make(chan struct{}), moved: make(chan struct{}),
 		slots: make(map[kafka.Slot]catalog.Slot), stopped: make(map[kafka.Slot]catalog.Slot), startsAt: make(map[kafka.Slot]int64),
-		topics: make(map[kafka.TopicPartition]*atomic.Pointer[config.Topic]),
+		topics: make(map[kafka.TopicID]*settings),
 	}
 	m.now.Store(&mine)
 	m.wal = wal.New(m.walOptions())

@@ -24,7 +24,7 @@ const (
 func (m *Manager) spread(ctx context.Context, stop <-chan struct{}) error {
 	tick := time.NewTicker(samplePeriod)
 	defer tick.Stop()
-	rates := rates{seen: make(map[kafka.TopicPartition]int64), rate: make(map[kafka.Slot]int64)}
+	rates := make(rates)
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -44,34 +44,27 @@ func (m *Manager) spread(ctx context.Context, stop <-chan struct{}) error {
 	}
 }
 
-// rates are what slots are asked for, halved with each sample that finds nothing.
-type rates struct {
-	seen map[kafka.TopicPartition]int64 // traffic at the last sample
-	rate map[kafka.Slot]int64
-}
+// rates are what slots are asked for, bytes/s, halved with each sample that finds nothing.
+type rates map[kafka.Slot]int64
 
-func (r *rates) sample(m *Manager) catalog.Load {
-	now, fresh := make(map[kafka.TopicPartition]int64, len(r.seen)), make(map[kafka.Slot]int64)
+func (r rates) sample(m *Manager) catalog.Load {
+	for s := range r {
+		r[s] /= 2
+	}
+	fresh := make(map[kafka.Slot]int64)
 	for _, l := range m.set.All() {
-		n := l.Traffic()
-		now[l.TP()] = n
-		if before, ok := r.seen[l.TP()]; ok && n > before { // one that was opened again begins at 0
-			fresh[l.Slot()] += n - before
+		if n := l.TakeTraffic(); n > 0 {
+			fresh[l.Slot()] += n
 		}
 	}
-	next := make(map[kafka.Slot]int64)
-	for s, n := range r.rate {
-		next[s] = n / 2
-	}
 	for s, n := range fresh {
-		next[s] += n / int64(samplePeriod/time.Second) / 2
+		r[s] += n / int64(samplePeriod/time.Second) / 2
 	}
-	maps.DeleteFunc(next, func(s kafka.Slot, n int64) bool {
+	maps.DeleteFunc(r, func(s kafka.Slot, n int64) bool {
 		_, mine := m.Slot(s)
 		return n == 0 || !mine
 	})
-	r.seen, r.rate = now, next
-	return member.NewLoad(next)
+	return member.NewLoad(r)
 }
 
 // step asks for what would make the brokers' loads more even, when nothing is on its way.

@@ -67,12 +67,13 @@ func (t *turn) logs(starts map[kafka.TopicPartition]kafka.Offset) iter.Seq[logOf
 				continue
 			}
 			cfg := config.EffectiveTopic(t.o.Config(), topic.Configs)
+			rule := ruleOf(cfg)
 			for p := range topic.Partitions {
 				tp := kafka.TopicPartition{Topic: topic.ID, Partition: p}
 				if topic.Name == from.Topic && p < from.Partition {
 					continue
 				}
-				if !yield(logOf{topic: topic, tp: tp, cfg: cfg, start: starts[tp]}) {
+				if !yield(logOf{topic: topic, tp: tp, cfg: cfg, rule: rule, start: starts[tp]}) {
 					return
 				}
 			}
@@ -114,6 +115,7 @@ type logOf struct {
 	topic *catalog.Topic
 	tp    kafka.TopicPartition
 	cfg   config.Topic
+	rule  *rule // of cfg, one for all of the topic
 	start kafka.Offset
 }
 
@@ -123,7 +125,7 @@ type logOf struct {
 func (t *turn) partition(ctx context.Context, l logOf) (start kafka.Offset, err error) {
 	plan := Log{Config: l.cfg, LogStart: l.start}
 	var size size
-	if ruleOf(l.cfg).bySize() {
+	if l.rule.bySize() {
 		if size, err = t.size(ctx, l); err != nil {
 			return l.start, err
 		}

@@ -21,9 +21,9 @@ const maxLook = time.Hour
 // log without sealed records may get some that are old already: it is looked at again
 // well within the time that it keeps them. What is remembered decides only when to look.
 type quiet struct {
-	rule  rule
+	rule  *rule
 	start kafka.Offset
-	until time.Time    // zero: for ever
+	until int64        // ms; 0: for ever
 	end   kafka.Offset // with tail: of what retention.bytes counts
 	tail  int64
 }
@@ -34,15 +34,15 @@ type rule struct {
 	ms, bytes       int64
 }
 
-func ruleOf(c config.Topic) rule { return rule{c.Compact, c.Delete, c.RetentionMs, c.RetentionBytes} }
+func ruleOf(c config.Topic) *rule { return &rule{c.Compact, c.Delete, c.RetentionMs, c.RetentionBytes} }
 
-func (r rule) bySize() bool { return r.delete && r.bytes >= 0 }
-func (r rule) byTime() bool { return r.delete && r.ms >= 0 }
+func (r *rule) bySize() bool { return r.delete && r.bytes >= 0 }
+func (r *rule) byTime() bool { return r.delete && r.ms >= 0 }
 
 // rests tells whether a log need not be looked at.
 func (t *turn) rests(ctx context.Context, l logOf) (bool, error) {
 	q, ok := t.quiet[l.tp]
-	if !ok || q.rule != ruleOf(l.cfg) || q.start != l.start || !q.until.IsZero() && !time.Now().Before(q.until) {
+	if !ok || *q.rule != *l.rule || q.start != l.start || q.until != 0 && time.Now().UnixMilli() >= q.until {
 		return false, nil
 	}
 	if !q.rule.bySize() {
@@ -59,16 +59,16 @@ func (t *turn) rests(ctx context.Context, l logOf) (bool, error) {
 // rest remembers a log of whose entries nothing had to go. kept is the first of
 // those that hold records.
 func (t *turn) rest(l logOf, kept *catalog.Segment, size size) {
-	q := quiet{rule: ruleOf(l.cfg), start: l.start, end: size.end, tail: size.tail}
+	q := quiet{rule: l.rule, start: l.start, end: size.end, tail: size.tail}
 	if kept != nil && q.rule.byTime() {
-		q.until = time.UnixMilli(agedFrom(kept) + min(q.rule.ms, 1<<53) + 1)
+		q.until = agedFrom(kept) + min(q.rule.ms, 1<<53) + 1
 	}
 	if kept == nil || q.rule.compact { // compaction may make what is oldest older
-		look := maxLook/2 + rand.N(maxLook/2) // not all at the same time
+		look := (maxLook/2 + rand.N(maxLook/2)).Milliseconds() // not all at the same time
 		if q.rule.byTime() {
-			look = time.Duration(min(look.Milliseconds(), q.rule.ms/12)) * time.Millisecond
+			look = min(look, q.rule.ms/12)
 		}
-		if at := time.Now().Add(look); q.until.IsZero() || at.Before(q.until) {
+		if at := time.Now().UnixMilli() + look; q.until == 0 || at < q.until {
 			q.until = at
 		}
 	}

@@ -161,6 +161,7 @@ func (w *world) movedUpTo(ctx context.Context, cl *client, partition int32) (int
 // transaction the next one aborts if this one has not.
 func (m *mover) transact(ctx context.Context, records []*kgo.Record) error {
 	err := m.copy(ctx, records)
+	taken := m.w.event()
 	d := m.w.dice
 	switch {
 	case err != nil:
@@ -180,6 +181,7 @@ func (m *mover) transact(ctx context.Context, records []*kgo.Record) error {
 		return err
 	}
 	m.next = records[len(records)-1].Offset + 1
+	m.w.pledged(m.partition, taken, m.next)
 	return nil
 }
 

@@ -7,10 +7,10 @@ const hastyPart = 4
 
 // crowdedSpacing is the least time between two PUTs to a store that answers faster, while there is
 // something waiting when one ends: what more of them would cost the machine makes all of them slower.
-const crowdedSpacing = time.Millisecond
+const crowdedSpacing = 800 * time.Microsecond
 
 // policy decides when an object is cut. It is self-clocking: with nothing in
-// flight the next object leaves at once, in crowds at most one a millisecond, and
+// flight the next object leaves at once, in crowds at most one each crowdedSpacing, and
 // while one is, batches gather, so objects grow as the store gets slower or the load higher.
 type policy struct {
 	interval   time.Duration

@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/engine/peer"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
@@ -16,13 +17,16 @@ const maxAPIVersions = 4
 // (KIP-511). The response's header is always version 0. A version that is not
 // known is answered in version 0 with UNSUPPORTED_VERSION and the row of this
 // key alone. The features told (KIP-584) are the cluster's own level, and transaction.version, which goes with it
-// (KIP-890); there are no newer group protocols.
+// (KIP-890); there are no newer group protocols. Another broker's request may tell of a change.
 func (s *Server) apiVersions(_ context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.ApiVersionsRequest)
 	resp := req.ResponseKind().(*kmsg.ApiVersionsResponse)
 	if r.Version >= 3 && !(validSoftware(req.ClientSoftwareName) && validSoftware(req.ClientSoftwareVersion)) {
 		resp.ErrorCode = int16(kafka.InvalidRequest)
 		return resp
+	}
+	if change, ok := peer.Hinted(req); ok {
+		s.o.Catalog.Hint(change)
 	}
 	for i := range s.table {
 		a := &s.table[i]

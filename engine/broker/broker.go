@@ -180,6 +180,7 @@ func (b *Broker) run(ctx context.Context) error {
 	run("catalogue", func(ctx context.Context) error {
 		return b.catalog.Run(ctx, func(err error) { b.o.Logger.Warn("follow the catalogue", "err", err) })
 	})
+	run("hints", b.hint)
 	run("object cache", b.cache.Run)
 	run("cold reader", b.cold.Run)
 	run("groups", groups.Run)

@@ -23,6 +23,8 @@ const (
 	idleTime    = 30 * time.Second
 	maxResponse = 64 << 20 // bytes
 	dialTimeout = 2 * time.Second
+
+	keyAPIVersions = 18
 )
 
 // ErrBusy means that as many questions are under way as may be.
@@ -168,7 +170,7 @@ func (c *conn) ask(ctx context.Context, clientID string, req kmsg.Request) (kmsg
 	}
 	resp := req.ResponseKind()
 	b = b[4:]
-	if resp.IsFlexible() {
+	if resp.IsFlexible() && resp.Key() != keyAPIVersions { // whose header never has tags (KIP-511)
 		if len(b) == 0 || b[0] != 0 {
 			return nil, wire.ErrFrameSize
 		}

@@ -62,11 +62,16 @@ type Catalog struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each new snapshot
+
+	made   atomic.Int64  // the newest change that was committed here
+	told   chan struct{} // of it, for Made
+	hint   atomic.Int64  // the newest change that somebody has told of since the last tick of Run
+	hinted chan struct{} // of it
 }
 
 // New returns a catalogue over a store. Refresh fills its snapshot of topics.
 func New(store meta.Store) *Catalog {
-	c := &Catalog{store: store, changed: make(chan struct{})}
+	c := &Catalog{store: store, changed: make(chan struct{}), told: make(chan struct{}, 1), hinted: make(chan struct{}, 1)}
 	c.topics.Store(newTopics())
 	return c
 }

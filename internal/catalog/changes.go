@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/varvelog/varve/internal/meta"
@@ -12,9 +13,8 @@ import (
 
 const (
 	changesPK   = "changes"
-	keepChanges = time.Hour // older entries of the feed go
-	pollPeriod  = time.Second
-	pollPeers   = 100 * time.Millisecond // with other brokers about
+	keepChanges = time.Hour   // older entries of the feed go
+	pollPeriod  = time.Second // changes are told sooner (Hint)
 )
 
 // entry is a change in the feed: a topic's or a broker's settings, which are read anew by name, or
@@ -228,24 +228,67 @@ func (c *Catalog) publish(next *Topics) {
 	c.changed = make(chan struct{})
 }
 
-// Run follows the change feed, each second where one broker is alone, and prunes
+// Made returns a channel that tells, once for one or more of them, that changes were committed
+// here. One receiver hears of each.
+func (c *Catalog) Made() <-chan struct{} { return c.told }
+
+// LastMade returns the number of the newest change that was committed here, 0: none. It may be one whose
+// commit stayed unknown, and was not applied.
+func (c *Catalog) LastMade() int64 { return c.made.Load() }
+
+// tell notes the changes among what was committed.
+func (c *Catalog) tell(ops []meta.Op) {
+	for _, op := range ops {
+		if op.Key.PK != changesPK || op.Kind != meta.OpCreate {
+			continue
+		}
+		if n, err := strconv.ParseInt(op.Key.SK, 10, 64); err == nil { // as changeSK has made it
+			raise(&c.made, n)
+			signal(c.told)
+		}
+	}
+}
+
+// Hint tells that somebody has made a change: Run reads the feed at once, if that is news. After
+// a hint of what is not there it listens to no more of them until it has read the feed by itself.
+func (c *Catalog) Hint(change int64) {
+	if change > c.Applied() {
+		raise(&c.hint, change)
+		signal(c.hinted)
+	}
+}
+
+func raise(v *atomic.Int64, n int64) {
+	for before := v.Load(); before < n && !v.CompareAndSwap(before, n); before = v.Load() {
+	}
+}
+
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+// Run follows the change feed, each second and when it is hinted at, and prunes
 // its old entries, until ctx ends. Failures are told to onError and tried again.
 func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
-	period := c.pollPeriod()
-	tick := time.NewTicker(period)
+	tick := time.NewTicker(pollPeriod)
 	defer tick.Stop()
 	prune := time.NewTicker(keepChanges / 4)
 	defer prune.Stop()
-	for {
+	for hinted := c.hinted; ; {
 		var err error
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			c.hint.Store(0)
+			hinted = c.hinted
 			err = c.bounded(ctx, c.Refresh)
-			if p := c.pollPeriod(); p != period {
-				period = p
-				tick.Reset(p)
+		case <-hinted:
+			if err = c.bounded(ctx, c.Refresh); c.Applied() < c.hint.Load() {
+				hinted = nil
 			}
 		case <-prune.C:
 			err = c.bounded(ctx, c.pruneChanges)
@@ -254,13 +297,6 @@ func (c *Catalog) Run(ctx context.Context, onError func(error)) error {
 			onError(err)
 		}
 	}
-}
-
-func (c *Catalog) pollPeriod() time.Duration {
-	if len(c.Members().Live()) > 1 {
-		return pollPeers
-	}
-	return pollPeriod
 }
 
 func (c *Catalog) bounded(ctx context.Context, fn func(context.Context) error) error {

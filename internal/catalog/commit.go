@@ -31,10 +31,12 @@ func (c *Catalog) commit(ctx context.Context, ops ...meta.Op) (id string, err er
 		err := c.store.Commit(ctx, id, ops...)
 		switch {
 		case err == nil:
+			c.tell(ops)
 			return id, nil
 		case errors.Is(err, meta.ErrInvalid):
 			return "", fmt.Errorf("%w: %w", ErrTooLarge, err)
 		case errors.Is(err, meta.ErrConflict) && unknown:
+			c.tell(ops)
 			return id, c.settle(ctx, id, ops)
 		case errors.Is(err, meta.ErrConflict):
 			return "", err

@@ -6,7 +6,7 @@ import (
 	"github.com/varvelog/varve/engine/peer"
 )
 
-// hint tells the other live brokers of what this one has changed in the catalogue, until ctx ends.
+// hint tells the other brokers of what this one has changed in the catalogue, until ctx ends.
 func (b *Broker) hint(ctx context.Context) error {
 	if b.peers == nil {
 		return nil

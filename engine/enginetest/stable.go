@@ -31,22 +31,11 @@ func (w *world) event() int {
 	return w.events
 }
 
-// stableOf returns what is known of a partition. w.mu is held.
-func (w *world) stableOf(p int32) *stable {
-	s := w.stable[p]
-	if s == nil {
-		s = new(stable)
-		w.stable[p] = s
-	}
-	return s
-}
-
 // pledged notes that a transaction that took an offset before an event is committed.
 func (w *world) pledged(p int32, taken int, next int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.stableOf(p)
-	s.pledges = append(s.pledges, pledge{taken, next})
+	w.stable[p].pledges = append(w.stable[p].pledges, pledge{taken, next})
 }
 
 // watchStable asks for the stable offsets of movers until ctx ends, as a consumer does that has
@@ -64,20 +53,16 @@ func (w *world) watchStable(ctx context.Context) {
 		cancel()
 		if err == nil {
 			w.mu.Lock()
-			s := w.stableOf(p)
-			s.told = append(s.told, told{asked, answered, next})
+			w.stable[p].told = append(w.stable[p].told, told{asked, answered, next})
 			w.mu.Unlock()
 		}
 	}
 }
 
 // checkStableOffsets sees to it that what was told was never less than what a committed transaction
-// had taken before it was asked for, nor than what had been told before.
+// had taken before it was asked for, nor than what had been told before. Movers and watcher have ended.
 func (w *world) checkStableOffsets() {
-	for p := range int32(partitions) {
-		w.mu.Lock()
-		s := w.stableOf(p)
-		w.mu.Unlock()
+	for p, s := range w.stable {
 		for _, t := range s.told {
 			for _, e := range s.pledges {
 				if e.taken < t.asked && e.next > t.next {

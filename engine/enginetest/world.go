@@ -49,8 +49,8 @@ type world struct {
 	group     *positions
 	readers   []*rackReader
 	moves     map[int32][]string // what movers did, by partition
-	stable    map[int32]*stable  // what they and a watcher know of stable offsets
-	events    int
+	stable    [partitions]stable // what they and a watcher know of stable offsets
+	events    int                // of theirs so far
 	trimmed   trimmed
 	compacted compacted
 	bad       []string
@@ -60,7 +60,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 	t.Helper()
 	d := newDice(seed)
 	roll := []string{"800", "800", "3000", "15000"}[d.below("config", 4)]
-	w := &world{t: t, dice: d, current: make(map[int32]*process), acks: make(map[place]string), moves: make(map[int32][]string), stable: make(map[int32]*stable), group: newPositions(), trimmed: newTrimmed()}
+	w := &world{t: t, dice: d, current: make(map[int32]*process), acks: make(map[place]string), moves: make(map[int32][]string), group: newPositions(), trimmed: newTrimmed()}
 	w.cluster = newCluster(d, map[string]string{
 		"group.initial.rebalance.delay.ms": "0", "num.partitions": fmt.Sprint(partitions), "auto.create.topics.enable": "false", "default.replication.factor": fmt.Sprint(min(3, brokers)),
 		"wal.checkpoint.objects": "6", "wal.max.bytes": "65536", "log.retention.ms": "-1", "log.roll.ms": roll,

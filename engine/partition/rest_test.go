@@ -103,8 +103,7 @@ func TestHoldsLittle(t *testing.T) {
 	for i := range logs {
 		logs[i] = New(Options{Shared: shared}, tail, 0)
 	}
-	each := (heap() - before) / uint64(len(logs))
-	if each > 640 {
+	if each := (heap() - before) / uint64(len(logs)); each > 640 {
 		t.Errorf("a log with a producer and a slice holds %d bytes", each)
 	}
 	runtime.KeepAlive(logs)

@@ -34,8 +34,8 @@ func hint(change int64) *kmsg.ApiVersionsRequest {
 	return req
 }
 
-// Hints tells other brokers of changes, each of them of one after the other. What is lost
-// they find by themselves.
+// Hints tells other brokers of changes, each broker of one at a time. What is lost they find by
+// themselves. All methods are safe for concurrent use.
 type Hints struct {
 	Pool   *Pool
 	Change func() int64 // the newest, which is told

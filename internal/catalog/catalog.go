@@ -64,9 +64,9 @@ type Catalog struct {
 	changed chan struct{} // closed and replaced at each new snapshot
 
 	made   atomic.Int64  // the newest change that was committed here
-	told   chan struct{} // of it, for Made
+	told   chan struct{} // that there is one, for Made
 	hint   atomic.Int64  // the newest change that somebody has told of since the last tick of Run
-	hinted chan struct{} // of it
+	hinted chan struct{} // that there is one, for Run
 }
 
 // New returns a catalogue over a store. Refresh fills its snapshot of topics.

@@ -232,8 +232,8 @@ func (c *Catalog) publish(next *Topics) {
 // here. One receiver hears of each.
 func (c *Catalog) Made() <-chan struct{} { return c.told }
 
-// LastMade returns the number of the newest change that was committed here, 0: none. It may be one whose
-// commit stayed unknown, and was not applied.
+// LastMade returns the number of the newest change that was committed here, 0: none, or the first. Where a commit's
+// outcome was unknown for a while, it may be somebody else's.
 func (c *Catalog) LastMade() int64 { return c.made.Load() }
 
 // tell notes the changes among what was committed.

@@ -76,7 +76,7 @@ infra: ## the deployment's templates (needs Node and Python)
 
 soak: build ## the long version: thousands of seeds, twenty rounds of kills, benchmarks
 	@$(STAGE) unit bash -c 'go test -count=1 $(UNITS)'
-	@VARVE_SIM_SEEDS=3000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
+	@VARVE_SIM_SEEDS=2000 $(STAGE) simulation go test -count=1 -v -timeout 3h ./engine/enginetest
 	@SURVIVE_ROUNDS=20 $(STAGE) kill-9 go -C test test -count=1 -timeout 1h ./survive
 	@START_BYTES=10737418240 $(STAGE) start-on-10-GiB go -C test test -count=1 -v -timeout 1h -run TestStartOnData ./faults
 	@CLUSTER_ROUNDS=20 $(STAGE) cluster go -C test test -count=1 -v -timeout 6h ./cluster

@@ -55,20 +55,20 @@ func (w *world) compact(ctx, trouble context.Context) {
 func (w *world) checkCompacted(ctx context.Context) {
 	h := &w.compacted
 	left := 0
-	for limit := time.Now().Add(5 * time.Minute); time.Now().Before(limit) && ctx.Err() == nil; wait(ctx, time.Second) {
+	if overdue(ctx, 5*time.Minute, time.Second, func() bool {
 		var read []*kgo.Record
 		if read, h.bad = w.readCompacted(ctx); len(h.bad) > 0 {
-			return
+			return true
 		}
 		keys := make(map[string]bool)
 		for _, r := range read {
 			keys[string(r.Key)] = true
 		}
-		if left = len(read) - len(keys); left == 0 {
-			return
-		}
+		left = len(read) - len(keys)
+		return left == 0
+	}) {
+		h.bad = append(h.bad, fmt.Sprintf("compacted: %d records are left that later ones have replaced", left))
 	}
-	h.bad = append(h.bad, fmt.Sprintf("compacted: %d records are left that later ones have replaced", left))
 }
 
 func (w *world) readCompacted(ctx context.Context) (read []*kgo.Record, bad []string) {

@@ -349,14 +349,14 @@ func (w *world) awaitMovers(ctx context.Context) {
 	defer cl.Close()
 	ends := w.ends(ctx, cl, keptTopic)
 	moved := make(map[int32]int64)
-	for limit := time.Now().Add(5 * time.Minute); time.Now().Before(limit) && !equal(moved, ends); wait(ctx, time.Second) {
+	if overdue(ctx, 5*time.Minute, time.Second, func() bool {
 		for p := range int32(partitions) {
 			if at, err := w.movedUpTo(ctx, cl, p); err == nil {
 				moved[p] = at
 			}
 		}
-	}
-	if !equal(moved, ends) {
+		return equal(moved, ends)
+	}) {
 		w.report("movers: are at %v, the log ends at %v", moved, ends)
 	}
 }
@@ -406,15 +406,14 @@ func (w *world) checkMoved(ctx context.Context) {
 
 // checkStable sees to it that no transaction stays open.
 func (w *world) checkStable(ctx context.Context, cl *client) {
-	ends := w.ends(ctx, cl, movedTopic)
-	var stable map[int32]int64
-	for limit := time.Now().Add(time.Minute); time.Now().Before(limit) && !equal(stable, ends); wait(ctx, time.Second) {
+	var stable, ends map[int32]int64
+	if overdue(ctx, time.Minute, time.Second, func() bool {
 		stable = w.list(ctx, func() (kadm.ListedOffsets, error) {
 			return kadm.NewClient(cl.Client).ListCommittedOffsets(ctx, movedTopic)
 		})
 		ends = w.ends(ctx, cl, movedTopic)
-	}
-	if !equal(stable, ends) {
+		return equal(stable, ends)
+	}) {
 		w.report("moved: a transaction is open still: stable %v, end %v", stable, ends)
 	}
 }

@@ -245,3 +245,17 @@ func wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
+
+// overdue asks again and again whether something is done, and tells that it is not within limit. Who is told to
+// stop by ctx, behind which nothing takes time any more, asks once more and does not wait.
+func overdue(ctx context.Context, limit, every time.Duration, done func() bool) bool {
+	for end := time.Now().Add(limit); !done(); wait(ctx, every) {
+		if ctx.Err() != nil {
+			return false
+		}
+		if time.Now().After(end) {
+			return true
+		}
+	}
+	return false
+}

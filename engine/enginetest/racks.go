@@ -39,12 +39,12 @@ func (w *world) checkRacks(ctx context.Context) {
 	cl := w.client()
 	defer cl.Close()
 	bad := "nothing was told"
-	for limit := time.Now().Add(2 * time.Minute); time.Now().Before(limit) && bad != ""; wait(ctx, time.Second) {
+	if overdue(ctx, 2*time.Minute, time.Second, func() bool {
 		if m, err := kadm.NewClient(cl.Client).Metadata(ctx, keptTopic); err == nil {
 			bad = w.misplaced(m)
 		}
-	}
-	if bad != "" {
+		return bad == ""
+	}) {
 		w.report("racks: %s", bad)
 	}
 }
@@ -156,10 +156,8 @@ func (w *world) readRecord(r *rackReader, rec *kgo.Record, mark int64) {
 
 // awaitReaders waits until the consumers in racks have read all, and compares it with the log.
 func (w *world) awaitReaders(ctx context.Context) {
-	for limit := time.Now().Add(3 * time.Minute); time.Now().Before(limit) && w.unread() != ""; wait(ctx, time.Second) {
-	}
-	if what := w.unread(); what != "" {
-		w.report("%s", what)
+	if overdue(ctx, 3*time.Minute, time.Second, func() bool { return w.unread() == "" }) {
+		w.report("%s", w.unread())
 	}
 }
 

@@ -61,7 +61,7 @@ func (w *world) watchStable(ctx context.Context) {
 
 // checkStableOffsets sees to it that what was told was never less than what a committed transaction
 // had taken before it was asked for, nor than what had been told before. Movers and watcher have ended.
-func (w *world) checkStableOffsets() {
+func (w *world) checkStableOffsets(context.Context) {
 	for p, s := range w.stable {
 		for _, t := range s.told {
 			for _, e := range s.pledges {

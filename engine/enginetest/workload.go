@@ -133,18 +133,19 @@ func (w *world) ends(ctx context.Context, cl *client, topic string) map[int32]in
 
 // list lists offsets, again while partitions move.
 func (w *world) list(ctx context.Context, fn func() (kadm.ListedOffsets, error)) map[int32]int64 {
-	limit := time.Now().Add(time.Minute)
-	for {
-		listed, err := fn()
-		if err = errors.Join(err, listed.Error()); err == nil {
-			return offsetsOf(listed)
-		}
-		if time.Now().After(limit) {
-			w.report("list offsets: %v", err)
-			return nil
-		}
-		wait(ctx, 100*time.Millisecond)
+	var listed kadm.ListedOffsets
+	var err error
+	if overdue(ctx, time.Minute, 100*time.Millisecond, func() bool {
+		listed, err = fn()
+		err = errors.Join(err, listed.Error())
+		return err == nil
+	}) {
+		w.report("list offsets: %v", err)
 	}
+	if err != nil {
+		return nil
+	}
+	return offsetsOf(listed)
 }
 
 func offsetsOf(listed kadm.ListedOffsets) map[int32]int64 {
@@ -159,18 +160,19 @@ func (w *world) awaitGroup(ctx context.Context) {
 	defer cl.Close()
 	ends := w.ends(ctx, cl, keptTopic)
 	var committed map[int32]int64
-	for limit := time.Now().Add(3 * time.Minute); time.Now().Before(limit) && !equal(committed, ends); wait(ctx, time.Second) {
+	late := overdue(ctx, 3*time.Minute, time.Second, func() bool {
 		fetched, err := kadm.NewClient(cl.Client).FetchOffsets(ctx, group)
 		if err = errors.Join(err, fetched.Error()); err != nil {
-			continue // the coordinator moves
+			return false // the coordinator moves
 		}
 		committed = make(map[int32]int64)
 		fetched.Each(func(o kadm.OffsetResponse) { committed[o.Partition] = o.At })
-	}
+		return equal(committed, ends)
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.group.bad = w.group.check(w.read, committed)
-	if !equal(committed, ends) {
+	if late {
 		w.group.report("group: committed %v, the log ends at %v", committed, ends)
 	}
 }

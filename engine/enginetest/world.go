@@ -196,25 +196,21 @@ func (w *world) run() {
 	stuck := time.AfterFunc(w.patience(), giveUp)
 	working.Wait()
 	stuck.Stop()
-	if ctx.Err() != nil { // what was found says enough
-		w.stopped = true
-		stop()
-		consuming.Wait()
-		return
-	}
 	wait(ctx, 10*time.Second) // every late write has landed
-	w.readAll(ctx)
-	w.awaitGroup(ctx)
-	w.awaitReaders(ctx)
-	w.awaitMovers(ctx)
-	w.checkRacks(ctx)
+	w.check(ctx, w.readAll, w.awaitGroup, w.awaitReaders, w.awaitMovers, w.checkRacks)
 	stop()
 	consuming.Wait()
-	w.checkMoved(ctx)
-	w.checkStableOffsets()
-	w.checkTrimmed(ctx)
-	w.checkCompacted(ctx)
-	w.rereadCold(ctx)
+	w.check(ctx, w.checkMoved, w.checkStableOffsets, w.checkTrimmed, w.checkCompacted, w.rereadCold)
+}
+
+// check runs checks until one of them, or what went before, has ended ctx: what was found says enough.
+func (w *world) check(ctx context.Context, checks ...func(context.Context)) {
+	for _, one := range checks {
+		if ctx.Err() == nil {
+			one(ctx)
+		}
+	}
+	w.stopped = w.stopped || ctx.Err() != nil
 }
 
 // patience is how long clients may wait in calm. A world with a broken rule

@@ -291,6 +291,15 @@ def requests(a):
 
 
 def settled_rss(side):
+    """Returns the RSS of brokers of which all slots are dormant, a minute later: Go gives memory back when it has not needed it for a while."""
+    for _ in range(120):
+        time.sleep(1)
+        m = side.metrics()
+        if m["varve_slot_dormant"] == m["varve_slot_owned"]:
+            break
+    else:
+        sys.exit("slots do not become dormant: %s" % {k: v for k, v in m.items() if k.startswith("varve_slot")})
+    time.sleep(60)
     return max(rss(p) for p in side.pids())
 
 
@@ -310,7 +319,7 @@ def fill(side, topics, partitions):
 
 
 def idle(a):
-    side = Varve("cache.ram.bytes=1048576", brokers=1)  # of the records that were produced last; what partitions hold is measured here
+    side = Varve("cache.ram.bytes=1048576", "log.dormant.ms=10000", brokers=1)  # few of the records that were produced last: what partitions hold is measured here
     try:
         fill(side, 1, 10)
         few, few_writes = settled_rss(side), quiet_minute(side)

@@ -58,6 +58,16 @@ func (s *Server) produce(ctx context.Context, r *request, req *produceRequest) f
 	p.resp = wire.ProduceResponse{Version: r.Version, CorrelationID: r.CorrelationID, Topics: make([]wire.ProduceTopic, len(req.topics))}
 	refused := p.admit(ctx)
 	topics := s.o.Catalog.Topics()
+	s.wake(ctx, func(yield func(*catalog.Topic, int32) bool) {
+		for _, t := range req.topics {
+			topic, code := lookup(topics, r.Version >= 13, t.name, t.id)
+			for i := 0; code == kafka.None && i < len(t.parts); i++ {
+				if !yield(topic, t.parts[i].index) {
+					return
+				}
+			}
+		}
+	})
 	if p.req.transactional && refused == kafka.None {
 		p.askTxn(ctx, topics)
 	}
@@ -118,15 +128,21 @@ func lookup(topics *catalog.Topics, byID bool, name string, id kafka.TopicID) (*
 	return nil, kafka.UnknownTopicOrPartition
 }
 
-// log returns a partition's log, or the error for one that is not here.
-func (s *Server) log(t *catalog.Topic, p int32) (*partition.Log, kafka.ErrorCode) {
+// log returns a partition's log, once it is awake, or the error for one that is not here.
+func (s *Server) log(ctx context.Context, t *catalog.Topic, p int32) (*partition.Log, kafka.ErrorCode) {
 	if p < 0 || p >= t.Partitions {
 		return nil, kafka.UnknownTopicOrPartition
 	}
-	if l, ok := s.o.Logs.Get(kafka.TopicPartition{Topic: t.ID, Partition: p}); ok {
-		return l, kafka.None
+	tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
+	l, ok := s.o.Logs.Get(tp)
+	if !ok {
+		s.wake(ctx, func(yield func(*catalog.Topic, int32) bool) { yield(t, p) })
+		l, ok = s.o.Logs.Get(tp)
 	}
-	return nil, kafka.NotLeaderOrFollower
+	if !ok {
+		return nil, kafka.NotLeaderOrFollower
+	}
+	return l, kafka.None
 }
 
 // arrives waits for a partition that is refused here because it moves, and
@@ -145,9 +161,9 @@ func (p *producing) arrives(ctx context.Context, t *catalog.Topic, partition int
 
 // log returns a partition's log, once it is here where it moves here, or the error.
 func (p *producing) log(ctx context.Context, t *catalog.Topic, index int32) (*partition.Log, kafka.ErrorCode) {
-	l, code := p.s.log(t, index)
+	l, code := p.s.log(ctx, t, index)
 	if code == kafka.NotLeaderOrFollower && p.arrives(ctx, t, index) {
-		l, code = p.s.log(t, index)
+		l, code = p.s.log(ctx, t, index)
 	}
 	return l, code
 }
@@ -170,7 +186,7 @@ func (p *producing) append(ctx context.Context, t *catalog.Topic, records []byte
 	}
 	a, err := p.enter(l, batch, h)
 	if codeOf(err) == kafka.NotLeaderOrFollower && p.arrives(ctx, t, row.Partition) {
-		if again, code := p.s.log(t, row.Partition); code == kafka.None {
+		if again, code := p.s.log(ctx, t, row.Partition); code == kafka.None {
 			l = again
 			a, err = p.enter(l, batch, h)
 		}

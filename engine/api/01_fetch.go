@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/varvelog/varve/engine/partition"
+	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/wire"
 	"github.com/varvelog/varve/tiering/objcache"
@@ -76,7 +77,7 @@ func (s *Server) fetch(work, poll context.Context, r *request) reply {
 // run reads until there is enough, an error, or no more time.
 func (f *fetching) run(work, poll context.Context) {
 	f.rows, f.next = make([]wire.FetchPartition, len(f.parts)), make([]kafka.Offset, len(f.parts))
-	n, done := int64(0), !f.resolve()
+	n, done := int64(0), !f.resolve(work)
 	if !done {
 		f.askAll(work, 0)
 		f.collect(true)
@@ -119,15 +120,23 @@ func (f *fetching) wait(work, poll context.Context) int64 {
 }
 
 // resolve finds the logs; false: there is nothing to wait for.
-func (f *fetching) resolve() bool {
+func (f *fetching) resolve(ctx context.Context) bool {
 	topics := f.s.o.Catalog.Topics()
+	f.s.wake(ctx, func(yield func(*catalog.Topic, int32) bool) {
+		for i := range f.parts {
+			key := &f.parts[i].key
+			if t, code := lookup(topics, f.req.Version >= 13, key.name, key.id); code == kafka.None && !yield(t, key.partition) {
+				return
+			}
+		}
+	})
 	f.logs = make([]*partition.Log, len(f.parts))
 	good := 0
 	for i := range f.parts {
 		p := &f.parts[i]
 		t, code := lookup(topics, f.req.Version >= 13, p.key.name, p.key.id)
 		if code == kafka.None {
-			f.logs[i], code = f.s.log(t, p.key.partition)
+			f.logs[i], code = f.s.log(ctx, t, p.key.partition)
 		}
 		if code == kafka.NotLeaderOrFollower && f.follow(t, i) {
 			good++

@@ -19,6 +19,16 @@ func (s *Server) listOffsets(ctx context.Context, r *request) kmsg.Response {
 	ctx, cancel := adminTimeout(ctx, req.TimeoutMillis)
 	defer cancel()
 	topics := s.o.Catalog.Topics()
+	s.wake(ctx, func(yield func(*catalog.Topic, int32) bool) {
+		for _, t := range req.Topics {
+			topic, missing := lookup(topics, false, t.Topic, kafka.TopicID{})
+			for i := 0; missing == kafka.None && i < len(t.Partitions); i++ {
+				if !yield(topic, t.Partitions[i].Partition) {
+					return
+				}
+			}
+		}
+	})
 	for i := range req.Topics {
 		t := &req.Topics[i]
 		out := kmsg.NewListOffsetsResponseTopic()
@@ -40,7 +50,7 @@ func (s *Server) listOffsets(ctx context.Context, r *request) kmsg.Response {
 }
 
 func (s *Server) listOffset(ctx context.Context, req *kmsg.ListOffsetsRequest, t *catalog.Topic, p *kmsg.ListOffsetsRequestTopicPartition, row *kmsg.ListOffsetsResponseTopicPartition) error {
-	l, code := s.log(t, p.Partition)
+	l, code := s.log(ctx, t, p.Partition)
 	if code == kafka.None {
 		code = checkEpoch(p.CurrentLeaderEpoch, l.Epoch())
 	}

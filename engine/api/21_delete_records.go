@@ -38,7 +38,7 @@ func (s *Server) deleteRecords(ctx context.Context, r *request) kmsg.Response {
 }
 
 func (s *Server) deleteBefore(ctx context.Context, t *catalog.Topic, p int32, off kafka.Offset) (kafka.Offset, error) {
-	l, code := s.log(t, p)
+	l, code := s.log(ctx, t, p)
 	if code != kafka.None {
 		return -1, code
 	}

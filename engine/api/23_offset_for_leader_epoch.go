@@ -10,7 +10,7 @@ import (
 
 // OffsetForLeaderEpoch (23), versions 2 to 4 (KIP-101, KIP-320): where an epoch of a
 // partition ended.
-func (s *Server) offsetForLeaderEpoch(_ context.Context, r *request) kmsg.Response {
+func (s *Server) offsetForLeaderEpoch(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.OffsetForLeaderEpochRequest)
 	resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
 	topics := s.o.Catalog.Topics()
@@ -24,7 +24,7 @@ func (s *Server) offsetForLeaderEpoch(_ context.Context, r *request) kmsg.Respon
 			row.Partition, row.LeaderEpoch, row.EndOffset = p.Partition, -1, -1
 			code := missing
 			if code == kafka.None {
-				l, c := s.log(topic, p.Partition)
+				l, c := s.log(ctx, topic, p.Partition)
 				if code = c; code == kafka.None {
 					code = checkEpoch(p.CurrentLeaderEpoch, l.Epoch())
 				}

@@ -10,7 +10,7 @@ import (
 
 // AlterReplicaLogDirs (34), versions 1 and 2 (KIP-113): there is one
 // directory, where every partition lies already.
-func (s *Server) alterReplicaLogDirs(_ context.Context, r *request) kmsg.Response {
+func (s *Server) alterReplicaLogDirs(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.AlterReplicaLogDirsRequest)
 	resp := req.ResponseKind().(*kmsg.AlterReplicaLogDirsResponse)
 	topics := s.o.Catalog.Topics()
@@ -25,7 +25,7 @@ func (s *Server) alterReplicaLogDirs(_ context.Context, r *request) kmsg.Respons
 				row.Partition = p
 				code := missing
 				if code == kafka.None {
-					_, code = s.log(t, p)
+					_, code = s.log(ctx, t, p)
 				}
 				if code == kafka.None && d.Dir != logDir {
 					code = kafka.LogDirNotFound

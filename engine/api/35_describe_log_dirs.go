@@ -33,7 +33,7 @@ func (s *Server) describeLogDirs(ctx context.Context, r *request) kmsg.Response 
 		}
 		for _, p := range only {
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
-			l, code := s.log(t, p)
+			l, code := s.log(ctx, t, p)
 			if code != kafka.None || told[tp] {
 				continue
 			}

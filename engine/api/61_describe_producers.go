@@ -11,7 +11,7 @@ import (
 )
 
 // DescribeProducers (61), version 0 (KIP-664).
-func (s *Server) describeProducers(_ context.Context, r *request) kmsg.Response {
+func (s *Server) describeProducers(ctx context.Context, r *request) kmsg.Response {
 	req := r.msg.(*kmsg.DescribeProducersRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeProducersResponse)
 	topics := s.o.Catalog.Topics()
@@ -25,7 +25,7 @@ func (s *Server) describeProducers(_ context.Context, r *request) kmsg.Response 
 			row.Partition = p
 			code := missing
 			if code == kafka.None {
-				l, c := s.log(t, p)
+				l, c := s.log(ctx, t, p)
 				if code = c; code == kafka.None {
 					row.ActiveProducers = activeProducers(l)
 				}

@@ -15,6 +15,7 @@ package api
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"sync"
 
@@ -31,7 +32,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka/wire"
 )
 
-// Options are what a Server needs. All but Await, Arrives, Follow and Registerer are required.
+// Options are what a Server needs. All but Await, Arrives, Wake, Follow and Registerer are required.
 type Options struct {
 	Catalog   *catalog.Catalog
 	Logs      *partition.Set
@@ -49,6 +50,8 @@ type Options struct {
 	Await func(ctx context.Context) error
 	// Arrives waits a moment for a slot that is on its way here, and tells whether it is here. Nil: there are no others.
 	Arrives func(ctx context.Context, slot kafka.Slot) bool
+	// Wake waits a moment until those of the slots are awake that are dormant here. Nil: none ever is.
+	Wake func(ctx context.Context, slots iter.Seq[kafka.Slot])
 	// Follow reads for consumers in this broker's rack what others lead. Nil: there are no others.
 	Follow *Follow
 	// SetLogStart raises a log's start offset, durably.

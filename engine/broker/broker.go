@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"sync/atomic"
@@ -150,12 +151,12 @@ func (b *Broker) run(ctx context.Context) error {
 		Slot: b.groupSlot, Slots: b.ownedSlots, InTxn: items.InTxn, Registerer: b.registerer(),
 	})
 	txns := txn.New(txn.Options{
-		Items: items, Slot: b.slot, Owned: b.ownedSlots, Logs: b.logs, Groups: groups, Cluster: b.view.Now, Self: b.o.Self.ID, Peers: b.peers,
+		Items: items, Slot: b.slot, Owned: b.ownedSlots, Logs: b.logs, Wake: b.wake, Groups: groups, Cluster: b.view.Now, Self: b.o.Self.ID, Peers: b.peers,
 		Config: b.config.Load, Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	server, err := api.New(api.Options{
 		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Txns: txns, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
-		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, SetLogStart: b.setLogStart, Follow: b.follow(), Logger: b.o.Logger, Registerer: b.registerer(),
+		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, Wake: b.wake, SetLogStart: b.setLogStart, Follow: b.follow(), Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
 		return err
@@ -329,6 +330,11 @@ func (b *Broker) await(ctx context.Context) error { return b.manager.Load().Awai
 // arrives waits for a slot that is on its way here.
 func (b *Broker) arrives(ctx context.Context, s kafka.Slot) bool {
 	return b.manager.Load().Arrives(ctx, s)
+}
+
+// wake waits until those of the slots are awake that are dormant here.
+func (b *Broker) wake(ctx context.Context, slots iter.Seq[kafka.Slot]) {
+	b.manager.Load().Wake(ctx, slots)
 }
 
 func (b *Broker) admit(ctx context.Context, n int) error { return b.manager.Load().Admit(ctx, n) }

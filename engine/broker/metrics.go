@@ -27,6 +27,14 @@ func (b *Broker) register(reg prometheus.Registerer) {
 	gauge("session_heartbeat_age_seconds", "Since this broker's heartbeat was renewed: above broker.session.timeout.ms others take its slots. It grows while the catalogue is away, or a PUT waits for that long.", func(h slot.Health) float64 { return age(h.Renewed) })
 	gauge("slot_owned", "Slots that this broker holds.", func(h slot.Health) float64 { return float64(h.Owned) })
 	gauge("slot_target", "Slots that this broker should hold.", func(h slot.Health) float64 { return float64(h.Target) })
+	gauge("slot_dormant", "Slots of which nothing is in memory, since nobody asks for their partitions.", func(h slot.Health) float64 { return float64(h.Dormant) })
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "varve", Name: "slot_lulls_total", Help: "Times that a slot has become dormant, in this session."}, func() float64 {
+		m := b.manager.Load()
+		if m == nil {
+			return 0
+		}
+		return float64(m.Health().Lulls)
+	}))
 	gauge("wal_oldest_wait_seconds", "Since when the oldest PUT of the WAL is under way: it grows while the object store is away.", func(h slot.Health) float64 { return age(h.OldestPut) })
 	gauge("wal_backlog_ratio", "WAL that waits to be trimmed, in parts of wal.backlog.max.bytes, or of the room on the disk if that is less. At 1 produce is refused, retriably; it grows while the catalogue is away.", func(h slot.Health) float64 { return h.Backlog })
 }

@@ -50,7 +50,7 @@ func (b *Broker) sweep(ctx context.Context) error {
 // tail returns the bytes of a log that are not sealed; 0 for one that this
 // broker doesn't own.
 func (b *Broker) tail(tp kafka.TopicPartition) int64 {
-	l, ok := b.logs.Get(tp)
+	l, ok := b.logs.Peek(tp)
 	if !ok {
 		return 0
 	}
@@ -93,13 +93,17 @@ func (b *Broker) readStarts(ctx context.Context, seen map[kafka.Slot]int64) (who
 		if max(seen[s.Slot], manager.StartsRead(s.Slot)) >= raised {
 			continue
 		}
+		if manager.Dormant(s.Slot) {
+			whole = false // until it wakes, and has read them
+			continue
+		}
 		starts, err := b.catalog.LogStarts(ctx, s.Slot)
 		if err != nil {
 			return false, err
 		}
 		open := true
 		for tp, off := range starts {
-			l, ok := b.logs.Get(tp)
+			l, ok := b.logs.Peek(tp)
 			if ok {
 				l.SetLogStart(off)
 			}

@@ -178,14 +178,14 @@ func (w *world) unread() string {
 	return ""
 }
 
-// followed returns the bytes that brokers have read for others, their leaders.
-func followed(reg *prometheus.Registry) int {
+// counted returns a counter of a broker's.
+func counted(reg *prometheus.Registry, name string) int {
 	families, err := reg.Gather()
 	if err != nil {
 		panic(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "varve_follower_bytes_out_total" {
+		if f.GetName() == name {
 			return int(f.GetMetric()[0].GetCounter().GetValue())
 		}
 	}

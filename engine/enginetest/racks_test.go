@@ -67,7 +67,7 @@ func TestRackMoves(t *testing.T) {
 			write() // meanwhile
 			p = w.restart(ctx, p.id)
 			good(fmt.Sprintf("broker %d in rack %d", move.id, move.rack))
-			for limit := time.Now().Add(time.Minute); move.alone && followed(p.metrics) == 0; write() {
+			for limit := time.Now().Add(time.Minute); move.alone && counted(p.metrics, "varve_follower_bytes_out_total") == 0; write() {
 				if time.Now().After(limit) {
 					t.Errorf("nobody reads from broker %d in rack %d", move.id, move.rack)
 					break

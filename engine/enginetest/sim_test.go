@@ -59,7 +59,8 @@ func simulate(t *testing.T, brokers func(seed uint64) int, count uint64) {
 					total["broker lives"] += len(w.cluster.lives)
 					total["records acknowledged and read back"] += w.acked()
 					for _, p := range w.cluster.lives {
-						total["bytes read for their leaders"] += followed(p.metrics)
+						total["bytes read for their leaders"] += counted(p.metrics, "varve_follower_bytes_out_total")
+						total["slots made dormant"] += counted(p.metrics, "varve_slot_lulls_total")
 					}
 					for what, n := range w.cluster.ledger.count {
 						total[what] += n

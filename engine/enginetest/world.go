@@ -69,6 +69,7 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "2000",
 		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)], "wal.hedge": []string{"false", "true"}[d.below("config", 2)],
 		"metadata.hedge": []string{"false", "true"}[d.below("config", 2)],
+		"log.dormant.ms": []string{"100", "1000", "3000", "300000"}[d.below("config", 4)],
 	})
 	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times
 	if _, err := catalog.New(w.cluster.ledger.items).Cluster(t.Context(), slots); err != nil {

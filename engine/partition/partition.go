@@ -104,6 +104,7 @@ type Log struct {
 	hw        atomic.Int64
 	hotSlices atomic.Int64
 	traffic   atomic.Int64 // bytes made durable and read since TakeTraffic
+	asked     atomic.Bool  // for, since TakeAsked
 }
 
 var _ wal.Target = (*Log)(nil)
@@ -139,6 +140,12 @@ func (l *Log) Config() config.Topic { return l.o.Config() }
 
 // TakeTraffic returns the bytes that were made durable and read here since it was called last.
 func (l *Log) TakeTraffic() int64 { return l.traffic.Swap(0) }
+
+// Asked tells whether somebody has asked for the log (Set.Get) since TakeAsked.
+func (l *Log) Asked() bool { return l.asked.Load() }
+
+// TakeAsked tells whether somebody has asked for the log since it was called last.
+func (l *Log) TakeAsked() bool { return l.asked.Load() && l.asked.Swap(false) }
 
 // Epoch returns the leader epoch.
 func (l *Log) Epoch() kafka.LeaderEpoch { return l.o.Epoch }

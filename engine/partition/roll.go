@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"math"
 	"time"
 
 	"github.com/varvelog/varve/internal/kafka/config"
@@ -25,6 +26,16 @@ func (l *Log) RollDue(now time.Time, own int64, check time.Duration) bool {
 	return ok && rollDue(t, l.o.Config(), now, own, check)
 }
 
+// RollAt returns when RollDue will be true if nothing is appended; ok is false for never.
+func (l *Log) RollAt(check time.Duration) (at time.Time, ok bool) {
+	now := time.Now()
+	t, ok := l.tail(now)
+	if !ok {
+		return at, false
+	}
+	return rollAt(t, l.o.Config(), now, check), true
+}
+
 // HotBytes returns the bytes of the slices that are not sealed.
 func (l *Log) HotBytes() int64 {
 	d := &l.durable
@@ -42,17 +53,36 @@ func (l *Log) tail(now time.Time) (t tail, ok bool) {
 }
 
 func rollDue(t tail, cfg config.Topic, now time.Time, own int64, check time.Duration) bool {
-	segmentMs := cfg.SegmentMs
-	if cfg.Compact {
-		segmentMs = min(segmentMs, cfg.MaxCompactionLagMs) // only sealed records can be compacted (KIP-354)
-	}
 	switch {
 	case t.bytes >= cfg.SegmentBytes, t.slices >= rollSlices:
 		return true
 	case own > 0 && t.bytes >= own:
 		return true
-	case t.age.Milliseconds() >= segmentMs:
-		return true
 	}
-	return cfg.Delete && cfg.RetentionMs >= 0 && t.age >= check && t.maxTime > 0 && now.UnixMilli()-t.maxTime > cfg.RetentionMs
+	return !now.Before(rollAt(t, cfg, now, check))
+}
+
+// rollAt returns when a tail that is as it is now is due by its age.
+func rollAt(t tail, cfg config.Topic, now time.Time, check time.Duration) time.Time {
+	segmentMs := cfg.SegmentMs
+	if cfg.Compact {
+		segmentMs = min(segmentMs, cfg.MaxCompactionLagMs) // only sealed records can be compacted (KIP-354)
+	}
+	since := now.Add(-t.age)
+	at := later(since, segmentMs)
+	if cfg.Delete && cfg.RetentionMs >= 0 && t.maxTime > 0 {
+		expired := later(time.UnixMilli(t.maxTime), cfg.RetentionMs).Add(time.Millisecond)
+		if checked := since.Add(check); expired.Before(checked) {
+			expired = checked
+		}
+		if expired.Before(at) {
+			at = expired
+		}
+	}
+	return at
+}
+
+// later returns the time some milliseconds behind t, which may be as many as an int64 holds.
+func later(t time.Time, ms int64) time.Time {
+	return t.Add(time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond)/2)) * time.Millisecond)
 }

@@ -22,8 +22,17 @@ type shard map[kafka.TopicPartition]*Log
 // NewSet returns an empty set.
 func NewSet() *Set { return &Set{} }
 
-// Get returns a partition's log.
+// Get returns the log of a partition that somebody has asked for.
 func (s *Set) Get(tp kafka.TopicPartition) (*Log, bool) {
+	l, ok := s.Peek(tp)
+	if ok && !l.asked.Load() { // a load is cheaper where many ask
+		l.asked.Store(true)
+	}
+	return l, ok
+}
+
+// Peek returns a partition's log, and does not count as being asked for it.
+func (s *Set) Peek(tp kafka.TopicPartition) (*Log, bool) {
 	m := s.shards[shardOf(tp)].Load()
 	if m == nil {
 		return nil, false

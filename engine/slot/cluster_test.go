@@ -453,7 +453,7 @@ func TestRaisedWhileTaken(t *testing.T) {
 		if err != nil || len(taken) != 1 {
 			t.Fatal(taken, err)
 		}
-		if err := m.install(ctx, taken, l); err != nil {
+		if err := m.install(ctx, taken, l, nil); err != nil {
 			t.Fatal(err)
 		}
 		log, _ := o.Logs.Get(tp)

@@ -192,7 +192,7 @@ func (m *Manager) reopen(slots []catalog.Slot, logs []*partition.Log) {
 	}
 	m.reconciling.Lock()
 	for _, l := range logs {
-		if _, ok := m.set.Get(l.TP()); ok { // else its topic was deleted
+		if _, ok := m.set.Peek(l.TP()); ok { // else its topic was deleted
 			m.set.Add(l.Reopened(epochs[l.Slot()]))
 		}
 		l.Close(kafka.NotLeaderOrFollower)
@@ -222,6 +222,7 @@ func (m *Manager) forget(slots []catalog.Slot, logs []*partition.Log) {
 	defer m.mu.Unlock()
 	for _, s := range slots {
 		delete(m.stopped, s.Slot)
+		delete(m.dormant, s.Slot)
 	}
 	m.tell()
 }

@@ -13,17 +13,20 @@ type Health struct {
 	Renewed       time.Time // its own heartbeat, last; zero: not yet
 	OldestPut     time.Time // since when what is not durable has waited; zero: nothing waits
 	Backlog       float64   // WAL that waits to be trimmed, in parts of what may: at 1 produce is refused
+	Dormant       int       // of the owned slots
+	Lulls         int64     // times that a slot has become dormant
 }
 
 // Health returns the session's health of the moment.
 func (m *Manager) Health() Health {
 	c := m.o.View.Now()
-	h := Health{Owned: len(m.Owned()), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog(0)}
+	h := Health{Owned: len(m.Owned()), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog(0), Lulls: m.lulls.Load()}
 	for s := range c.Slots() {
 		if to, ok := c.Target(kafka.Slot(s)); ok && to == m.session.ID {
 			h.Target++
 		}
 	}
+	h.Dormant = h.Owned - len(m.awake(m.Owned()))
 	if at := m.renewed.Load(); at != nil {
 		h.Renewed = *at
 	}

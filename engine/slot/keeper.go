@@ -13,6 +13,7 @@ import (
 
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
@@ -35,6 +36,8 @@ type keeper struct {
 	recovered    atomic.Bool  // slots still name others' WAL: the next checkpoint frees it
 	leaving      atomic.Bool  // the session is to end
 	counted      atomic.Pointer[hotCount]
+	askedAt      map[kafka.Slot]time.Time // when somebody has asked for a slot's partitions, last
+	lulled       time.Time                // when slots were looked for that nobody asks for
 }
 
 // errHaste means that a leaving session gives up what would take it long.
@@ -140,7 +143,8 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 }
 
-// turn settles tails that were recovered, has logs rest that nothing is appended to, rolls what is due, writes a checkpoint when one is, and sweeps.
+// turn settles tails that were recovered, has logs rest that nothing is appended to, rolls what is due, writes a checkpoint when one
+// is, sweeps, and makes slots dormant.
 func (k *keeper) turn(ctx context.Context) error {
 	if err := k.settleTails(ctx); err != nil {
 		return err
@@ -148,7 +152,9 @@ func (k *keeper) turn(ctx context.Context) error {
 	k.countHot()
 	var errs []error
 	now, check := time.Now(), k.m.o.Config().RetentionCheckInterval
-	for _, l := range k.m.set.All() {
+	logs := k.m.set.All()
+	k.notice(logs, now)
+	for _, l := range logs {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -163,7 +169,7 @@ func (k *keeper) turn(ctx context.Context) error {
 	case now.Sub(k.swept) >= sweepPeriod:
 		errs = append(errs, k.sweep(ctx, nil))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, k.lull(ctx, logs, now))...)
 }
 
 func (k *keeper) checkpointDue() bool {
@@ -212,7 +218,7 @@ func (k *keeper) settleTails(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, tp := range todo {
-		if l, ok := k.m.set.Get(tp); ok {
+		if l, ok := k.m.set.Peek(tp); ok {
 			g.Go(func() error { return k.adopt(gctx, l) })
 		}
 	}
@@ -285,12 +291,17 @@ func (k *keeper) checkpoint(ctx context.Context) (err error) {
 }
 
 // commit writes the checkpoint of slots at cut and makes them name it: it alone, if older ones are merged into it.
+// Dormant slots go on naming what they named: who wakes one meanwhile appends behind the cut.
 func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Position, merge bool) error {
-	out, err := upload.Checkpoint(ctx, k.uploads, k.parts(slots, merge))
-	if err != nil {
-		return fmt.Errorf("write checkpoint: %w", err)
+	awake := k.m.awake(slots)
+	var out upload.CheckpointInfo
+	if len(awake) > 0 {
+		var err error
+		if out, err = upload.Checkpoint(ctx, k.uploads, k.parts(awake, merge)); err != nil {
+			return fmt.Errorf("write checkpoint: %w", err)
+		}
 	}
-	next := afterCheckpoint(slots, k.m.session.ID, cut.Durable, catalog.CheckpointRef{Key: out.Key, Size: out.Size}, merge)
+	next := afterCheckpoint(slots, setOf(awake), k.m.session.ID, cut.Durable, catalog.CheckpointRef{Key: out.Key, Size: out.Size}, merge)
 	for batch := range slices.Chunk(next, commitBatch) {
 		committed, err := k.m.o.Catalog.CommitCheckpoint(ctx, k.m.mine(), batch)
 		if err != nil {
@@ -308,7 +319,7 @@ func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Posit
 func (k *keeper) moved(slots []catalog.Slot, in upload.CheckpointInfo) {
 	named := setOf(slots)
 	for _, moved := range in.Moved {
-		if l, ok := k.m.set.Get(moved.TP); ok && named[l.Slot()] {
+		if l, ok := k.m.set.Peek(moved.TP); ok && named[l.Slot()] {
 			l.Moved(moved.Slices, in.Key)
 		}
 	}
@@ -349,17 +360,19 @@ func mergeDue(slots []catalog.Slot) bool {
 }
 
 // afterCheckpoint returns the slots as a checkpoint at cut leaves them: one
-// span from the cut on, and one more checkpoint, or this alone after a merge.
-func afterCheckpoint(slots []catalog.Slot, mine catalog.SessionID, cut int64, ref catalog.CheckpointRef, merged bool) []catalog.Slot {
+// span from the cut on, and, those that it has, one more checkpoint, or this alone after a merge.
+func afterCheckpoint(slots []catalog.Slot, has map[kafka.Slot]bool, mine catalog.SessionID, cut int64, ref catalog.CheckpointRef, merged bool) []catalog.Slot {
 	next := make([]catalog.Slot, len(slots))
 	for i, s := range slots {
 		next[i] = s
 		next[i].Spans = []catalog.Span{{Session: mine, From: cut, To: -1}}
-		if merged {
+		switch {
+		case !has[s.Slot]:
+		case merged:
 			next[i].Checkpoints = []catalog.CheckpointRef{ref}
-			continue
+		default:
+			next[i].Checkpoints = append(append([]catalog.CheckpointRef{}, s.Checkpoints...), ref)
 		}
-		next[i].Checkpoints = append(append([]catalog.CheckpointRef{}, s.Checkpoints...), ref)
 	}
 	return next
 }

@@ -23,7 +23,7 @@ func (m *Manager) Reconcile(context.Context) error {
 		cfg := config.EffectiveTopic(m.o.Config(), t.Configs)
 		var logs []*partition.Log
 		m.mu.Lock()
-		now := m.settingsOf(t.ID, cfg)
+		now := m.settingsOf(t, cfg)
 		for p := range t.Partitions {
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
 			logs = m.openLog(logs, tp, t.Name, now, nil, 0)
@@ -47,15 +47,21 @@ func (m *Manager) Reconcile(context.Context) error {
 }
 
 // hold makes slots this session's, and opens the logs of all their partitions
-// before anybody can see that they are held: so a checkpoint of a slot has all of it.
-func (m *Manager) hold(slots []catalog.Slot, l left) {
+// before anybody can see that they are held: so a checkpoint of a slot has all of it. With
+// still, which is called with mu held, the slots are those of them that it returns, which were dormant.
+func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) []catalog.Slot) {
 	m.reconciling.Lock()
 	defer m.reconciling.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if still != nil {
+		slots = still(slots)
+	}
 	opened := setOf(slots)
 	for _, s := range slots {
 		m.slots[s.Slot], m.startsAt[s.Slot] = s, l.change
+		delete(m.dormant, s.Slot)
+		delete(m.woken, s.Slot)
 		if len(s.Spans) > 1 {
 			m.keeper.recovered.Store(true)
 		}
@@ -68,17 +74,22 @@ func (m *Manager) hold(slots []catalog.Slot, l left) {
 				continue
 			}
 			if now == nil {
-				now = m.settingsOf(t.ID, config.EffectiveTopic(m.o.Config(), t.Configs))
+				now = m.settingsOf(t, config.EffectiveTopic(m.o.Config(), t.Configs))
 			}
 			tp := kafka.TopicPartition{Topic: t.ID, Partition: p}
-			if l.tails[tp] != nil && len(l.tails[tp].Hot) > 0 {
+			if l.tails[tp] != nil && len(l.tails[tp].Hot) > 0 && still == nil { // what was dormant nobody else has sealed
 				m.unsettled = append(m.unsettled, tp)
 			}
 			logs = m.openLog(logs, tp, t.Name, now, l.tails[tp], l.starts[tp])
 		}
 	}
 	m.set.Add(logs...)
-	m.wal.Hasten(hastyFor)
+	if still == nil {
+		m.wal.Hasten(hastyFor)
+	} else {
+		m.remember(slots, logs)
+		m.sleeping.Store(int64(len(m.dormant)))
+	}
 	m.tell()
 }
 
@@ -105,26 +116,28 @@ type settings struct {
 }
 
 // settingsOf returns a topic's settings, with cfg from now on. mu is held.
-func (m *Manager) settingsOf(topic kafka.TopicID, cfg config.Topic) *settings {
-	s := m.topics[topic]
+func (m *Manager) settingsOf(t *catalog.Topic, cfg config.Topic) *settings {
+	s := m.topics[t.ID]
 	if s == nil {
 		s = new(settings)
 		s.read = func() config.Topic { return *s.current.Load() }
-		m.topics[topic] = s
+		m.topics[t.ID] = s
+	} else if *s.current.Load() != cfg {
+		m.stir(t)
 	}
 	s.current.Store(&cfg)
 	return s
 }
 
 // openLog opens a partition's log, if it is not open and its slot is held, with the tail that
-// was recovered, if any, and appends it to logs, which the caller adds to the set. mu is held.
+// was recovered, if any, and appends it to logs, which the caller adds to the set. Dormant slots' logs stay closed. mu is held.
 func (m *Manager) openLog(logs []*partition.Log, tp kafka.TopicPartition, topic string, cfg *settings, t *recovery.Tail, start kafka.Offset) []*partition.Log {
-	if _, open := m.set.Get(tp); open {
+	if _, open := m.set.Peek(tp); open {
 		return logs
 	}
 	slot := kafka.PartitionSlot(topic, tp.Partition, m.o.View.Slots)
-	owned, ok := m.slots[slot]
-	if !ok {
+	owned, held := m.slots[slot]
+	if _, dormant := m.dormant[slot]; !held || dormant {
 		return logs
 	}
 	if t == nil {

@@ -36,6 +36,9 @@ type Manager struct {
 	left     atomic.Bool              // the session ends by itself
 	load     atomic.Pointer[catalog.Load]
 	renewed  atomic.Pointer[time.Time] // when the heartbeat was, last
+	wakes    chan struct{}             // one token: dormant slots are wanted
+	lulls    atomic.Int64              // slots that have become dormant
+	sleeping atomic.Int64              // and are so, or were a moment ago
 	done     chan struct{}             // closed when Run has ended
 
 	suspected sightings // own's, as what follows
@@ -54,6 +57,9 @@ type Manager struct {
 	stopped   map[kafka.Slot]catalog.Slot // on their way to another session
 	startsAt  map[kafka.Slot]int64        // the change up to which the log starts of slots were read
 	topics    map[kafka.TopicID]*settings // what open logs look at
+	dormant   map[kafka.Slot]dormancy     // of the slots that are held, or stopped
+	wanted    map[kafka.Slot]bool         // dormant ones that somebody asks for
+	woken     map[kafka.Slot]content      // what slots were woken from
 }
 
 // Begin begins a session, ends what this broker id left behind, takes the
@@ -74,7 +80,8 @@ func Begin(ctx context.Context, o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, steps: steps, session: mine, set: o.Logs, suspects: make(chan []catalog.SessionID, 1), renew: make(chan struct{}, 1), done: make(chan struct{}), moved: make(chan struct{}),
 		slots: make(map[kafka.Slot]catalog.Slot), stopped: make(map[kafka.Slot]catalog.Slot), startsAt: make(map[kafka.Slot]int64),
-		topics: make(map[kafka.TopicID]*settings),
+		topics: make(map[kafka.TopicID]*settings), wakes: make(chan struct{}, 1),
+		dormant: make(map[kafka.Slot]dormancy), wanted: make(map[kafka.Slot]bool), woken: make(map[kafka.Slot]content),
 	}
 	m.now.Store(&mine)
 	m.wal = wal.New(m.walOptions())
@@ -187,6 +194,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return m.keeper.run(keep) })
 	g.Go(func() error { return m.follow(ctx, stop) })
+	g.Go(func() error { return m.wake(ctx, stop) })
 	g.Go(func() error { return m.spread(ctx, stop) })
 	g.Go(func() error { return m.own(ctx, stop) })
 	g.Go(func() error { return m.beat(ctx, stop) })
@@ -212,6 +220,7 @@ func (m *Manager) drop() {
 	m.mu.Lock()
 	clear(m.slots)
 	clear(m.stopped)
+	clear(m.dormant)
 	m.tell()
 	m.mu.Unlock()
 	for _, l := range m.set.All() {

@@ -216,13 +216,13 @@ func (m *Manager) open(ctx context.Context, slots []kafka.Slot) error {
 	before := m.prepared
 	m.prepared = prepared{}
 	if before.has(now) {
-		return m.install(ctx, now, before.left)
+		return m.install(ctx, now, before.left, nil)
 	}
 	l, err := m.readLeft(ctx, now, sessions)
 	if err != nil {
 		return err
 	}
-	return m.install(ctx, now, l)
+	return m.install(ctx, now, l, nil)
 }
 
 // errStale means that a slot was read before it ceased to name a session that
@@ -311,8 +311,8 @@ func (m *Manager) readLeft(ctx context.Context, slots []catalog.Slot, sessions m
 }
 
 // install opens the logs of slots that are mine, with what was left of them.
-// Log starts that jobs have raised since that was read are read again.
-func (m *Manager) install(ctx context.Context, slots []catalog.Slot, l left) error {
+// Log starts that jobs have raised since that was read are read again. still is hold's.
+func (m *Manager) install(ctx context.Context, slots []catalog.Slot, l left, still func([]catalog.Slot) []catalog.Slot) error {
 	change, topics := m.o.Catalog.Applied(), m.o.Catalog.Topics()
 	raised := slices.DeleteFunc(slices.Clone(slots), func(s catalog.Slot) bool { return topics.StartsRaised(s.Slot) <= l.change })
 	starts, err := m.readLogStarts(ctx, raised)
@@ -330,7 +330,7 @@ func (m *Manager) install(ctx context.Context, slots []catalog.Slot, l left) err
 			return fmt.Errorf("recover %s: %w", tp, err)
 		}
 	}
-	m.hold(slots, l)
+	m.hold(slots, l, still)
 	return nil
 }
 

@@ -22,7 +22,7 @@ func (k *keeper) countHot() {
 	if k.m.o.Room == nil {
 		return
 	}
-	c := hotCount{at: k.m.wal.Position().Bytes}
+	c := hotCount{hot: k.m.dormantBytes(), at: k.m.wal.Position().Bytes}
 	for _, l := range k.m.set.All() {
 		c.hot += l.HotBytes()
 	}

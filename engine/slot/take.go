@@ -106,7 +106,7 @@ func (m *Manager) takeAll(ctx context.Context, take map[kafka.Slot]catalog.Sessi
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
-	return errors.Join(err, m.install(ctx, taken, l))
+	return errors.Join(err, m.install(ctx, taken, l, nil))
 }
 
 // takes divides slots into those that one commit takes: it also checks each

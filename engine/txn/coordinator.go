@@ -24,6 +24,7 @@ package txn
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"sync"
 	"time"
@@ -61,6 +62,7 @@ type Options struct {
 	Slot       func(kafka.Slot) (catalog.Slot, bool) // false: not owned here
 	Owned      func() []catalog.Slot                 // all that are owned here
 	Logs       *partition.Set
+	Wake       func(context.Context, iter.Seq[kafka.Slot]) // waits until those that are dormant here are awake; nil: none ever is
 	Groups     Groups
 	Cluster    func() *member.Cluster // of the moment
 	Self       int32

@@ -124,6 +124,7 @@ func (c *Coordinator) mark(ctx context.Context, m Marker) marked {
 	for i, g := range m.Groups {
 		groups.Go(func() { codes.groups[i] = c.o.Groups.EndTxn(ctx, g, m.ProducerID, m.Number, m.Commit) })
 	}
+	c.wake(ctx, m.Partitions)
 	logs := make([]*partition.Log, len(m.Partitions))
 	last := make([]kafka.Offset, len(m.Partitions))
 	now := time.Now()
@@ -145,6 +146,21 @@ func (c *Coordinator) mark(ctx context.Context, m Marker) marked {
 	}
 	groups.Wait()
 	return codes
+}
+
+// wake waits a moment until those of the partitions are open that are dormant here.
+func (c *Coordinator) wake(ctx context.Context, tps []kafka.TopicPartition) {
+	if c.o.Wake == nil {
+		return
+	}
+	c.o.Wake(ctx, func(yield func(kafka.Slot) bool) {
+		topics, count := c.o.Catalog.Topics(), c.o.Cluster().Slots()
+		for _, tp := range tps {
+			if t, ok := topics.ByID(tp.Topic); ok && !yield(kafka.PartitionSlot(t.Name, tp.Partition, count)) {
+				return
+			}
+		}
+	})
 }
 
 // deliver sends a marker to all that have it to take, and returns it for those

@@ -74,7 +74,7 @@ type Stats struct {
 type Job struct {
 	o       Options
 	metrics metrics
-	quiet   map[kafka.TopicPartition]quiet
+	quiet   map[kafka.TopicID][]quiet // by partition
 }
 
 // New returns a Job. It starts nothing.
@@ -97,7 +97,7 @@ func New(o Options) (*Job, error) {
 	if o.Deleted == nil {
 		o.Deleted = func(string) {}
 	}
-	j := &Job{o: o, metrics: newMetrics(), quiet: make(map[kafka.TopicPartition]quiet)}
+	j := &Job{o: o, metrics: newMetrics(), quiet: make(map[kafka.TopicID][]quiet)}
 	if o.Registerer != nil {
 		if err := j.metrics.register(o.Registerer); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)

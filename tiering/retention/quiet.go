@@ -21,7 +21,7 @@ const maxLook = time.Hour
 // log without sealed records may get some that are old already: it is looked at again
 // well within the time that it keeps them. What is remembered decides only when to look.
 type quiet struct {
-	rule  *rule
+	rule  *rule // nil: nothing is remembered
 	start kafka.Offset
 	until int64        // ms; 0: for ever
 	end   kafka.Offset // with tail: of what retention.bytes counts
@@ -41,8 +41,11 @@ func (r *rule) byTime() bool { return r.delete && r.ms >= 0 }
 
 // rests tells whether a log need not be looked at.
 func (t *turn) rests(ctx context.Context, l logOf) (bool, error) {
-	q, ok := t.quiet[l.tp]
-	if !ok || *q.rule != *l.rule || q.start != l.start || q.until != 0 && time.Now().UnixMilli() >= q.until {
+	var q quiet
+	if known := t.quiet[l.tp.Topic]; int(l.tp.Partition) < len(known) {
+		q = known[l.tp.Partition]
+	}
+	if q.rule == nil || *q.rule != *l.rule || q.start != l.start || q.until != 0 && time.Now().UnixMilli() >= q.until {
 		return false, nil
 	}
 	if !q.rule.bySize() {
@@ -72,14 +75,19 @@ func (t *turn) rest(l logOf, kept *catalog.Segment, size size) {
 			q.until = at
 		}
 	}
-	t.quiet[l.tp] = q
+	known := t.quiet[l.tp.Topic]
+	if n := int(l.topic.Partitions); n > len(known) {
+		known = append(make([]quiet, 0, n), known...)[:n]
+		t.quiet[l.tp.Topic] = known
+	}
+	known[l.tp.Partition] = q
 }
 
 // forget drops what is remembered of logs that are gone.
 func (j *Job) forget() {
 	topics := j.o.Catalog.Topics()
-	maps.DeleteFunc(j.quiet, func(tp kafka.TopicPartition, _ quiet) bool {
-		_, ok := topics.ByID(tp.Topic)
+	maps.DeleteFunc(j.quiet, func(id kafka.TopicID, _ []quiet) bool {
+		_, ok := topics.ByID(id)
 		return !ok
 	})
 }

@@ -76,7 +76,7 @@ func (p *packer) group(f *flight, entries []Entry) (data []bundle.SliceData) {
 	if p.index == nil {
 		p.index = map[sliceID]int{}
 	}
-	clear(p.index)
+	defer clear(p.index) // nothing of it is kept in memory
 	p.slots, p.sizes = p.slots[:0], p.sizes[:0]
 	for i := range entries {
 		e := &entries[i]

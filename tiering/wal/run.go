@@ -29,6 +29,9 @@ func (w *Writer) Run(ctx context.Context) error {
 	return err
 }
 
+// keepEntries is how much room for entries is kept when nothing waits.
+const keepEntries = 1 << 10
+
 // runner is the state of Run's goroutine.
 type runner struct {
 	w       *Writer
@@ -207,6 +210,9 @@ func (r *runner) apply(f *flight) {
 	pending := w.backlog
 	w.admit()
 	w.announce()
+	if len(r.flights) == 0 && len(w.queue) == 0 && max(cap(w.queue), cap(r.spare)) > keepEntries {
+		w.queue, r.spare, r.packer = nil, nil, packer{}
+	}
 	w.mu.Unlock()
 	m := w.o.Metrics
 	m.flushes.Inc()

@@ -115,6 +115,7 @@ type Broker struct {
 
 	HeartbeatInterval time.Duration
 	SessionTimeout    time.Duration
+	LogDormant        time.Duration
 
 	WALInterval          time.Duration
 	WALMaxBytes          int
@@ -309,6 +310,7 @@ func parseBroker(static, dynamic map[string]string) *Broker {
 	b.TransactionalIDExpiration = v.ms("transactional.id.expiration.ms")
 	b.HeartbeatInterval = v.ms("broker.heartbeat.interval.ms")
 	b.SessionTimeout = v.ms("broker.session.timeout.ms")
+	b.LogDormant = v.ms("log.dormant.ms")
 	b.WALInterval = v.ms("wal.interval.ms")
 	b.WALMaxBytes = int(v.int("wal.max.bytes"))
 	b.WALInFlight = int(v.int("wal.inflight"))

@@ -104,6 +104,7 @@ var brokerDefs = []Def{
 	{Name: "offsets.commit.interval.ms", Type: Int, Default: "0", min: 0, max: 60_000, Doc: "Varve: how long offset commits of a group are gathered into one write."},
 	{Name: "broker.heartbeat.interval.ms", Type: Int, Default: "1000", min: 10, max: maxInt, Doc: "How often a broker renews its heartbeat, and looks at the others'."},
 	{Name: "broker.session.timeout.ms", Type: Int, Default: "6000", min: 50, max: maxInt, Doc: "For how long a broker's heartbeat stands still before others take its slots."},
+	{Name: "log.dormant.ms", Type: Long, Default: "300000", min: -1, max: maxLong, Doc: "Varve: after this long without a request for any partition of a slot, its logs are in memory no more, until somebody asks for one; -1: never."},
 	{Name: "wal.interval.ms", Type: Int, Default: "0", min: 0, max: 60_000, Doc: "Varve: least time between two WAL objects; 0: as fast as the store answers, in crowds at most one in 0.8 ms."},
 	{Name: "wal.max.bytes", Type: Int, Default: "4194304", min: 64 << 10, max: 16 << 20, Doc: "Varve: a WAL object is sent when it has so many bytes."},
 	{Name: "wal.inflight", Type: Int, Default: "4", min: 1, max: 64, Doc: "Varve: WAL objects that may be on their way at a time."},

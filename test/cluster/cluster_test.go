@@ -97,7 +97,7 @@ func start(t testing.TB, place where, args ...string) *world {
 	for i := range brokers {
 		o := place(i + 1)
 		o.Args = append(slices.Clone(o.Args), "--id", strconv.Itoa(i+1))
-		o.Settings = append([]string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304"}, o.Settings...)
+		o.Settings = append([]string{"wal.checkpoint.objects=256", "log.segment.bytes=4194304", "log.dormant.ms=1000"}, o.Settings...)
 		w.brokers = append(w.brokers, brokertest.StartWith(t, o))
 	}
 	topic := strings.ToLower(t.Name())

@@ -27,7 +27,7 @@ func TestCatalogueIsLostAWS(t *testing.T) { isLost(t, onAWS(t)) }
 
 func isLost(t *testing.T, s site) {
 	t.Helper()
-	all, addrs := s.start(t, s.bin, "wal.checkpoint.objects=64", "log.segment.bytes=1048576")
+	all, addrs := s.start(t, s.bin, "wal.checkpoint.objects=64", "log.segment.bytes=1048576", "log.dormant.ms=1000")
 	l := load.Start(t, load.Build(t), addrs, "lost", "--seconds", "60", "--partitions", "12", "--keys", "1000", "--rate", "1500", "--batch", "65536", "--request-timeout", "2s")
 	consumed := make(chan struct{}, 1<<20)
 	consume(t, addrs, "lost", consumed)
@@ -87,7 +87,7 @@ func consume(t *testing.T, addrs, topic string, read chan<- struct{}) {
 func TestAfterCompactionAndRetention(t *testing.T) {
 	s := onFiles(t)
 	b := brokertest.StartWith(t, brokertest.Options{Data: s.broker.Data, Settings: []string{
-		"log.cleaner.backoff.ms=200", "log.retention.check.interval.ms=500", "log.segment.delete.delay.ms=500", "wal.checkpoint.objects=64"}})
+		"log.cleaner.backoff.ms=200", "log.retention.check.interval.ms=500", "log.segment.delete.delay.ms=500", "wal.checkpoint.objects=64", "log.dormant.ms=1000"}})
 	topics := map[string]map[string]string{
 		"compacted": {"cleanup.policy": "compact", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "file.delete.delay.ms": "500"},
 		"short":     {"retention.bytes": "8000", "segment.ms": "1000", "file.delete.delay.ms": "500"},

@@ -31,7 +31,7 @@ func TestKill9(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	loadgen := load.Build(t)
-	b := brokertest.Start(t, "wal.checkpoint.objects=64", "log.segment.bytes=1048576")
+	b := brokertest.Start(t, "wal.checkpoint.objects=64", "log.segment.bytes=1048576", "log.dormant.ms=1000")
 	for round := range rounds {
 		l := load.Start(t, loadgen, b.Addr, fmt.Sprintf("survive-%d", round), "--seconds", "4", "--partitions", "6", "--batch", "65536")
 		for range 2 {

@@ -41,6 +41,21 @@ func (t *tip) open(st *bundle.State, now time.Time) {
 	}
 }
 
+// SeenByTimestamps takes producers' last timestamps, of what is past, for when they appended last. Nobody remembers of a log that
+// was not in memory; and if each of its producers counted as seen now, none would ever expire where that is often so.
+func (l *Log) SeenByTimestamps() {
+	t, d, now := &l.tip, &l.durable, time.Now().UnixMilli()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.state.Producers {
+		if i, ok := t.lastSeen(p.ID); ok {
+			t.seen[i].at = min(now, p.LastTimestamp)
+		}
+	}
+}
+
 // Appended says where a batch lies.
 type Appended struct {
 	Base, Last kafka.Offset // -1 with an error

@@ -330,6 +330,32 @@ func TestExpireProducers(t *testing.T) {
 	})
 }
 
+// TestSeenByTimestamps: behind it producers expire by their last timestamps.
+func TestSeenByTimestamps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now().UnixMilli()
+		st := bundle.State{NextOffset: 3, LastStable: 3, Producers: []bundle.Producer{
+			{ID: 1, LastTimestamp: now - time.Hour.Milliseconds(), TxnFirstOffset: -1},
+			{ID: 2, LastTimestamp: now - time.Minute.Milliseconds(), TxnFirstOffset: -1},
+			{ID: 3, LastTimestamp: now + time.Hour.Milliseconds(), TxnFirstOffset: -1},
+		}}
+		r := newRig(Shared{})
+		r.open(0, recovery.Tail{State: st}, 3)
+		expire := func(want ...int64) {
+			t.Helper()
+			r.ExpireProducers(time.Now().Add(-30 * time.Minute))
+			if got := ids(r.Producers()); !slices.Equal(got, want) {
+				t.Errorf("producers %v, not %v", got, want)
+			}
+		}
+		expire(1, 2, 3)
+		r.SeenByTimestamps()
+		expire(2, 3)
+		time.Sleep(30 * time.Minute)
+		expire()
+	})
+}
+
 func ids(ps []bundle.Producer) (out []int64) {
 	for _, p := range ps {
 		out = append(out, p.ID)

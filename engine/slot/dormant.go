@@ -67,7 +67,8 @@ func (k *keeper) notice(logs []*partition.Log, now time.Time) {
 	k.askedAt = seen
 }
 
-// lull makes slots dormant that nobody has asked for in log.dormant.ms, and wakes those that have something to be rolled.
+// lull makes slots dormant that nobody has asked for in log.dormant.ms, but for one with more than lullBytes that are not sealed, and
+// wakes those that have something to be rolled.
 func (k *keeper) lull(ctx context.Context, logs []*partition.Log, now time.Time) error {
 	k.m.want(k.m.rollable(now)...)
 	limit := k.m.o.Config().LogDormant
@@ -76,6 +77,9 @@ func (k *keeper) lull(ctx context.Context, logs []*partition.Log, now time.Time)
 	}
 	k.lulled = now
 	all := k.idle(logs, now.Add(-limit))
+	if err := k.settleTails(ctx); err != nil { // nobody does when they wake
+		return err
+	}
 	var todo []catalog.Slot
 	for _, i := range all {
 		if !k.m.kept(i) {
@@ -102,7 +106,7 @@ func (k *keeper) idle(logs []*partition.Log, since time.Time) []*idle {
 			found[s.Slot] = &idle{slot: s, next: make(map[kafka.TopicPartition]kafka.Offset)}
 		}
 	}
-	check := k.m.o.Config().RetentionCheckInterval
+	check, expired := k.m.o.Config().RetentionCheckInterval, time.Now().Add(-k.m.o.Config().ProducerIDExpiration)
 	for _, l := range logs {
 		i := found[l.Slot()]
 		if i == nil {
@@ -113,6 +117,7 @@ func (k *keeper) idle(logs []*partition.Log, since time.Time) []*idle {
 			delete(found, l.Slot())
 			continue
 		}
+		l.ExpireProducers(expired) // it may never be awake when all are looked at
 		i.next[l.TP()] = o.Next
 		i.has.next, i.has.sealed = i.has.next+o.Next, i.has.sealed+l.SealedEnd()
 		i.hot += l.HotBytes()
@@ -256,15 +261,15 @@ func (m *Manager) stir(t *catalog.Topic) {
 	}
 }
 
-// Wake waits until those of the slots that are dormant here are awake, two seconds at most. They are not
-// looked at where none is.
+// Wake waits until those of the slots that are dormant here are awake, two seconds at most, and not at all for the two seconds
+// behind one that has waited in vain. They are not looked at where none is dormant.
 func (m *Manager) Wake(ctx context.Context, which iter.Seq[kafka.Slot]) {
 	if m.sleeping.Load() == 0 {
 		return
 	}
 	slots := slices.Collect(which)
 	some, moved := m.want(slots...)
-	if !some {
+	if !some || time.Since(time.Unix(0, m.gaveUp.Load())) < wakeTimeout {
 		return
 	}
 	late := time.NewTimer(wakeTimeout)
@@ -273,6 +278,7 @@ func (m *Manager) Wake(ctx context.Context, which iter.Seq[kafka.Slot]) {
 		select {
 		case <-moved:
 		case <-late.C:
+			m.gaveUp.Store(time.Now().UnixNano())
 			return
 		case <-m.done:
 			return

@@ -96,13 +96,14 @@ func TestDormant(t *testing.T) {
 	})
 }
 
-// TestDormantSequences: a producer's window outlives the lull.
+// TestDormantSequences: a producer's window outlives the lull, and expires though it is never awake for long.
 func TestDormantSequences(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.end()
-		n := r.start(1, "log.dormant.ms", "2000")
+		n := r.start(1, "log.dormant.ms", "2000", "producer.id.expiration.ms", "3600000")
 		r.until("all slots", time.Second, holding(map[*node]int{n: slots}))
+		id := int64(7)
 		send := func(seq int32) (kafka.Offset, bool, error) {
 			n.wake(0)
 			l, _ := n.log(0)
@@ -116,7 +117,7 @@ func TestDormantSequences(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.ProducerID, h.ProducerEpoch, h.BaseSequence = 7, 0, seq
+			h.ProducerID, h.ProducerEpoch, h.BaseSequence = id, 0, seq
 			a, err := l.Append(batch, h)
 			return a.Base, a.Duplicate, err
 		}
@@ -133,6 +134,38 @@ func TestDormantSequences(t *testing.T) {
 		if off, dup, err := send(1); off != 1 || dup || err != nil {
 			t.Errorf("the next: offset %d, duplicate %v, %v", off, dup, err)
 		}
+		for range 8 {
+			time.Sleep(9 * time.Minute)
+			n.wake(0)
+			n.isDormant()
+		}
+		id = 8
+		if _, _, err := send(0); err != nil {
+			t.Error(err)
+		}
+		n.isDormant()
+		n.wake(0)
+		l, _ := n.log(0)
+		if left := l.Producers(); len(left) != 1 || left[0].ID != 8 {
+			t.Errorf("producers %+v", left)
+		}
+	})
+}
+
+// TestDormantInVain: who asks while nothing can be read waits for a moment, those behind it not at all, and all is awake when that is over.
+func TestDormantInVain(t *testing.T) {
+	dormantRig(t, func(t *testing.T, r *rig, n *node) {
+		n.gate.set(paused)
+		for p, want := range []time.Duration{wakeTimeout, 0, 0} {
+			begin := time.Now()
+			if n.wake(int32(p)); time.Since(begin) != want {
+				t.Errorf("partition %d is waited for for %v", p, time.Since(begin))
+			}
+		}
+		n.gate.set(open)
+		r.until("awake", wakeTimeout, func() bool { _, ok := n.log(2); return ok })
+		time.Sleep(wakeTimeout)
+		n.wakeAll()
 	})
 }
 

@@ -20,13 +20,13 @@ type Health struct {
 // Health returns the session's health of the moment.
 func (m *Manager) Health() Health {
 	c := m.o.View.Now()
-	h := Health{Owned: len(m.Owned()), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog(0), Lulls: m.lulls.Load()}
+	owned := m.Owned()
+	h := Health{Owned: len(owned), Dormant: len(owned) - len(m.awake(owned)), Live: len(c.Live()), OldestPut: m.wal.OldestWaiting(), Backlog: m.keeper.backlog(0), Lulls: m.lulls.Load()}
 	for s := range c.Slots() {
 		if to, ok := c.Target(kafka.Slot(s)); ok && to == m.session.ID {
 			h.Target++
 		}
 	}
-	h.Dormant = h.Owned - len(m.awake(m.Owned()))
 	if at := m.renewed.Load(); at != nil {
 		h.Renewed = *at
 	}

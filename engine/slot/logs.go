@@ -88,6 +88,9 @@ func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) 
 		m.wal.Hasten(hastyFor)
 	} else {
 		m.remember(slots, logs)
+		for _, l := range logs {
+			l.SeenByTimestamps()
+		}
 		m.sleeping.Store(int64(len(m.dormant)))
 	}
 	m.tell()

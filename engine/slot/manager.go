@@ -39,6 +39,7 @@ type Manager struct {
 	wakes    chan struct{}             // one token: dormant slots are wanted
 	lulls    atomic.Int64              // slots that have become dormant
 	sleeping atomic.Int64              // and are so, or were a moment ago
+	gaveUp   atomic.Int64              // when somebody has waited for one in vain, in Unix nanoseconds
 	done     chan struct{}             // closed when Run has ended
 
 	suspected sightings // own's, as what follows

@@ -14,7 +14,7 @@
 
 The client is loadgen (franz-go); its settings are printed. Compare what is beside each other: all depends on the machine and on what else runs.
 """
-import argparse, datetime, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time, traceback
+import argparse, datetime, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time, traceback, urllib.request
 
 from run import HERE, ROOT, rows, rss, show
 from sides import BROKERS, VARVE, Kafka, Varve, folder
@@ -291,7 +291,7 @@ def requests(a):
 
 
 def settled_rss(side):
-    """Returns the RSS of brokers of which all slots are dormant, a minute later: Go gives memory back when it has not needed it for a while."""
+    """Returns the RSS of brokers of which all slots are dormant, a minute later (Go gives memory back when it has not needed it for a while), and of what is in it what is in use; MiB."""
     for _ in range(120):
         time.sleep(1)
         m = side.metrics()
@@ -300,7 +300,10 @@ def settled_rss(side):
     else:
         sys.exit("slots do not become dormant: %s" % {k: v for k, v in m.items() if k.startswith("varve_slot")})
     time.sleep(60)
-    return max(rss(p) for p in side.pids())
+    resident = max(rss(p) for p in side.pids())
+    for _, http in side.ports.values():
+        urllib.request.urlopen(f"http://127.0.0.1:{http}/debug/pprof/heap?gc=1", timeout=30).read()
+    return resident, side.metrics()["go_memstats_heap_alloc_bytes"] / 2**20
 
 
 def quiet_minute(side):
@@ -322,10 +325,10 @@ def idle(a):
     side = Varve("cache.ram.bytes=1048576", "log.dormant.ms=10000", brokers=1)  # few of the records that were produced last: what partitions hold is measured here
     try:
         fill(side, 1, 10)
-        few, few_writes = settled_rss(side), quiet_minute(side)
+        (few, few_used), few_writes = settled_rss(side), quiet_minute(side)
         fill(side, 10, 1000)
-        many, many_writes = settled_rss(side), quiet_minute(side)
-        show("10,000 partitions on one broker: RSS", f"{many:.0f} MiB", "-", True, f"{few:.0f} MiB with 10; {(many - few) * 1024 / 10000:.1f} KiB a partition")
+        (many, many_used), many_writes = settled_rss(side), quiet_minute(side)
+        show("10,000 partitions on one broker: heap in use", f"{many_used:.1f} MiB", "as with 10", many_used <= few_used + 2, f"{few_used:.1f} MiB with 10; RSS {many:.0f} and {few:.0f} MiB")
         grown = many_writes[0] - few_writes[0]
         show("catalogue writes an idle hour, 10,000 partitions", f"{many_writes[0]:.0f}", "as with 10", grown <= 0.1 * few_writes[0] + 240, f"{few_writes[0]:.0f} with 10; S3 PUTs {many_writes[1]:.0f} and {few_writes[1]:.0f}")
         side.end(1, signal.SIGKILL)

@@ -178,7 +178,7 @@ func (w *world) unread() string {
 	return ""
 }
 
-// counted returns a counter of a broker's.
+// counted returns a counter of a broker's, or a gauge.
 func counted(reg *prometheus.Registry, name string) int {
 	families, err := reg.Gather()
 	if err != nil {
@@ -186,7 +186,8 @@ func counted(reg *prometheus.Registry, name string) int {
 	}
 	for _, f := range families {
 		if f.GetName() == name {
-			return int(f.GetMetric()[0].GetCounter().GetValue())
+			one := f.GetMetric()[0]
+			return int(one.GetCounter().GetValue() + one.GetGauge().GetValue())
 		}
 	}
 	return 0

@@ -80,13 +80,20 @@ func (s *Set) Add(logs ...*Log) {
 }
 
 // Remove takes partitions' logs out and returns them; closing them is the
-// caller's.
+// caller's. Many at once cost a copy of each map.
 func (s *Set) Remove(tps ...kafka.TopicPartition) (removed []*Log) {
+	by := make(map[byte][]kafka.TopicPartition)
 	for _, tp := range tps {
-		s.change(shardOf(tp), func(m shard) {
-			if l, ok := m[tp]; ok {
-				removed = append(removed, l)
-				delete(m, tp)
+		i := shardOf(tp)
+		by[i] = append(by[i], tp)
+	}
+	for i, tps := range by {
+		s.change(i, func(m shard) {
+			for _, tp := range tps {
+				if l, ok := m[tp]; ok {
+					removed = append(removed, l)
+					delete(m, tp)
+				}
 			}
 		})
 	}
@@ -102,6 +109,10 @@ func (s *Set) change(i byte, fn func(m shard)) {
 		maps.Copy(m, *old)
 	}
 	fn(m)
+	if len(m) == 0 { // whose room would stay
+		p.Store(nil)
+		return
+	}
 	p.Store(&m)
 }
 

@@ -169,6 +169,7 @@ func (m *Manager) sleep(all []*idle) {
 			open[l.Slot()] = append(open[l.Slot()], l)
 		}
 	}
+	var closed []kafka.TopicPartition
 	n := 0
 	for _, i := range all {
 		logs := open[i.slot.Slot]
@@ -186,9 +187,12 @@ func (m *Manager) sleep(all []*idle) {
 		m.sleeping.Store(int64(len(m.dormant)))
 		m.mu.Unlock()
 		for _, l := range logs {
-			m.closeLog(l, kafka.NotLeaderOrFollower)
+			closed = append(closed, l.TP())
 		}
 		n++
+	}
+	for _, l := range m.set.Remove(closed...) {
+		l.Close(kafka.NotLeaderOrFollower)
 	}
 	if n > 0 {
 		m.lulls.Add(int64(n))

@@ -36,7 +36,7 @@ func TestDegraded(t *testing.T) {
 
 func (r *racks) degrade(admin *kadm.Client, reader *reader, s3, dynamodb *awstest.Faulty, later string) {
 	t, ctx, all := r.t, r.t.Context(), awstest.Faults{Fail: 1, Reads: true}
-	before := leaderEpochs(t, admin, r.topic)
+	before, hot := leaderEpochs(t, admin, r.topic), r.sent/rackPartitions
 	dynamodb.Set(all)
 	begin := time.Now()
 	r.produce(rackPartitions * 10)
@@ -65,7 +65,7 @@ func (r *racks) degrade(admin *kadm.Client, reader *reader, s3, dynamodb *awstes
 	reader.readAll()
 
 	s3.Set(all)
-	again := r.reader("zone-a") // from RAM, before a session whose PUTs wait is suspected
+	again := r.readerFrom("zone-a", hot) // what the leaders' own sessions took, from RAM, before a session whose PUTs wait is suspected
 	again.readAll()
 	begin = time.Now()
 	r.impossible(ctx, later)

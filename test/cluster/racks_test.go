@@ -174,8 +174,17 @@ type reader struct {
 	next [rackPartitions]int
 }
 
-func (r *racks) reader(rack string) *reader {
-	return &reader{r: r, cl: r.client(kgo.Rack(rack), kgo.RecheckPreferredReplicaInterval(recheck), kgo.ConsumeTopics(r.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))}
+// reader reads from the start.
+func (r *racks) reader(rack string) *reader { return r.readerFrom(rack, 0) }
+
+// readerFrom reads each partition from an offset.
+func (r *racks) readerFrom(rack string, offset int) *reader {
+	rd, from := &reader{r: r}, make(map[int32]kgo.Offset)
+	for p := range rd.next {
+		rd.next[p], from[int32(p)] = offset, kgo.NewOffset().At(int64(offset))
+	}
+	rd.cl = r.client(kgo.Rack(rack), kgo.RecheckPreferredReplicaInterval(recheck), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: from}))
+	return rd
 }
 
 // readAll reads what was produced so far.

@@ -22,7 +22,7 @@ func TestZombie(t *testing.T) {
 	s3, dynamodb := farAway(t, loopback)
 	place := onAWS(s3.URL, dynamodb.URL, "wal.checkpoint.objects=32", "sweep.interval.ms=1000", "log.segment.delete.delay.ms=1000")
 	w := start(t, place)
-	bucket, swept := openBucket(t, s3.URL, place), make(map[string]bool)
+	bucket, swept, seals := openBucket(t, s3.URL, place), make(map[string]bool), make(map[string]bool)
 	for round := range rounds(t, 1) {
 		load.Wait(t, settled)
 		id := round%brokers + 1
@@ -35,15 +35,17 @@ func TestZombie(t *testing.T) {
 			if len(mine) == 0 {
 				w.t.Fatal("the broker has written nothing")
 			}
-			maps.DeleteFunc(mine, func(key string, _ bool) bool { return swept[key] }) // seals stay
+			maps.DeleteFunc(mine, func(key string, _ bool) bool { return swept[key] || seals[key] })
 			eventually(t, "the broker's WAL is swept", func() bool { return !overlap(walOf(t, bucket, int32(id)), mine) })
 			t.Logf("%d WAL objects were swept %s before SIGCONT", len(mine), time.Until(end).Round(time.Second))
 			load.Wait(t, time.Until(end))
 			maps.Copy(swept, mine)
 		})
-		if len(walOf(t, bucket, int32(id))) == 0 {
+		stay := walOf(t, bucket, int32(id))
+		if len(stay) == 0 {
 			w.t.Error("the seal went with the WAL")
 		}
+		maps.Copy(seals, stay)
 		w.harm("SIGCONT", afterMove, func() {
 			b.Signal(t, syscall.SIGCONT)
 			eventually(t, "the broker is back", func() bool {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
@@ -64,12 +66,46 @@ func (k *Keeper) write(ctx context.Context) error {
 	if err != nil || same(m, k.last) {
 		return err
 	}
+	if m, err = k.number(ctx, m); err != nil {
+		return err
+	}
 	k.count++
 	if err := Write(ctx, k.Store, m, fmt.Sprintf("%s-%d", writer, k.count)); err != nil {
 		return err
 	}
 	k.last = m
 	return k.prune(ctx)
+}
+
+// number gives a manifest a number that is above those of all that are there if they are not of this
+// catalogue's feed, which began anew: the table was lost, or is an older copy.
+func (k *Keeper) number(ctx context.Context, m *Manifest) (*Manifest, error) {
+	top, err := topChange(ctx, k.Store)
+	if err != nil || top <= m.Change {
+		return m, err
+	}
+	m, err = Take(ctx, k.Catalog) // what another writer knew before the listing is in this one
+	if err == nil && m.Change < top {
+		m.Change = top + 1
+	}
+	return m, err
+}
+
+// topChange returns the greatest number of the manifests in a store, -1 without one.
+func topChange(ctx context.Context, store objstore.Store) (top int64, err error) {
+	top = -1
+	err = bounded(ctx, func(ctx context.Context) error {
+		return eachKey(ctx, store, func(key string) {
+			number, _, _ := strings.Cut(strings.TrimPrefix(key, KeyPrefix), "-")
+			if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+				top = max(top, n)
+			}
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for manifests: %w", err)
+	}
+	return top, nil
 }
 
 // Write writes a manifest under a key that names its writer.

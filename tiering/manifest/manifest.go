@@ -38,7 +38,7 @@ var ErrFormat = errors.New("manifest: unknown format")
 // Manifest is what a catalogue said.
 type Manifest struct {
 	Format      int                          `json:"format"`
-	Change      int64                        `json:"change"` // of the change feed, at least
+	Change      int64                        `json:"change"` // of the change feed, at least; above all before, where the feed began anew
 	Cluster     Cluster                      `json:"cluster"`
 	Topics      []Topic                      `json:"topics"`
 	Deleted     []string                     `json:"deleted,omitempty"` // ids of topics whose objects are still to go

@@ -71,6 +71,43 @@ func TestKeeper(t *testing.T) {
 	})
 }
 
+// TestFeedBeginsAnew: manifests of a catalogue that was lost do not hide those of the one in its place, however
+// long its feed was.
+func TestFeedBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		for change := range int64(3) {
+			m := &manifest.Manifest{Format: 1, Change: 500 + change, Topics: []manifest.Topic{{Name: "old"}}}
+			if err := manifest.Write(t.Context(), store, m, "w"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cat := catalog.New(memmeta.New())
+		if _, err := cat.Cluster(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		k := manifest.Keeper{Catalog: cat, Store: store, Writer: func() (string, bool) { return "me", true }, Warn: func(err error) { t.Error(err) }}
+		done := make(chan error)
+		go func() { done <- k.Run(ctx) }()
+		for i, name := range []string{"a", "b", "c", "d", "e"} {
+			if _, err := cat.CreateTopic(ctx, catalog.Topic{Name: name, Partitions: 1}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second)
+			m, err := manifest.Newest(ctx, store)
+			if err != nil || len(m.Topics) != i+1 || m.Topics[i].Name != name {
+				t.Fatalf("%s: %+v, %v", name, m, err)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestNewest: starts never fall, and what cannot be read is refused.
 func TestNewest(t *testing.T) {
 	store := memstore.New()

@@ -31,8 +31,9 @@ func jobs(c Config) []job {
 		{"retention", c.Every, 1024, map[string][]string{"seg/": {"s3:DeleteObject"}}},
 		{"compact", c.Every, 2048, map[string][]string{"seg/": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}}},
 		{"sweep", c.SweepEvery, 512, map[string][]string{
-			"ends/": {"s3:GetObject", "s3:PutObject"}, // before a sealed WAL is trimmed, its end is marked
-			"wal/":  {"s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject", "s3:AbortMultipartUpload"}, "seg/": {"s3:DeleteObject", "s3:AbortMultipartUpload"},
+			"manifest/": {"s3:GetObject"},                 // says whose objects they are
+			"ends/":     {"s3:GetObject", "s3:PutObject"}, // before a sealed WAL is trimmed, its end is marked
+			"wal/":      {"s3:DeleteObject"}, "ckpt/": {"s3:DeleteObject", "s3:AbortMultipartUpload"}, "seg/": {"s3:DeleteObject", "s3:AbortMultipartUpload"},
 		}},
 	}
 }

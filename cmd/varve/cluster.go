@@ -43,7 +43,7 @@ func withCluster(ctx context.Context, f *storeFlags, fn func(p placed) error) er
 	if err != nil {
 		return err
 	}
-	info, err := cat.Cluster(ctx, 0)
+	info, err := cat.ReadCluster(ctx)
 	if err == nil {
 		err = fn(placed{cat, info.Slots})
 	}

@@ -34,8 +34,10 @@ import (
 	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/cold"
+	"github.com/varvelog/varve/tiering/manifest"
 	"github.com/varvelog/varve/tiering/objcache"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
 
@@ -111,7 +113,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	}
 	b.catalog = catalog.New(o.Meta)
 	err := slot.Persist(ctx, o.Logger, "read the catalogue", func() (err error) {
-		if b.cluster, err = b.catalog.Cluster(ctx, DefaultSlots); err != nil {
+		if b.cluster, err = cluster(ctx, b.catalog, o.Store); err != nil {
 			return err
 		}
 		return b.catalog.Refresh(ctx)
@@ -140,6 +142,29 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 		b.slots.LogMetrics, b.slots.WALMetrics = partition.NewMetrics(reg, b.logs), wal.NewMetrics(reg)
 	}
 	return b, nil
+}
+
+// cluster returns the catalogue's cluster, or makes one. It does not begin over the objects of another, whose catalogue
+// was lost or is elsewhere: to the new one's sweep they would be litter.
+func cluster(ctx context.Context, cat *catalog.Catalog, store objstore.Store) (catalog.Cluster, error) {
+	cl, err := cat.ReadCluster(ctx)
+	if !errors.Is(err, catalog.ErrNotFound) {
+		return cl, err
+	}
+	for _, prefix := range []string{manifest.KeyPrefix, upload.SegmentPrefix, upload.CheckpointPrefix, wal.KeyPrefix, wal.EndPrefix} {
+		page, err := store.List(ctx, prefix, "", 1)
+		if err != nil {
+			return cl, fmt.Errorf("look for objects of a cluster: %w", err)
+		}
+		if len(page) == 0 {
+			continue
+		}
+		if cl, err = cat.ReadCluster(ctx); errors.Is(err, catalog.ErrNotFound) { // else another broker has just made it
+			err = fmt.Errorf("%w: there is %s, and the catalogue is empty. Is it the right one? `varve catalog rebuild` makes a lost one anew; a new cluster needs a place without objects", catalog.ErrForeign, page[0].Key)
+		}
+		return cl, err
+	}
+	return cat.Cluster(ctx, DefaultSlots)
 }
 
 func (b *Broker) run(ctx context.Context) error {

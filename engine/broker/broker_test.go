@@ -71,6 +71,31 @@ func TestStartGivesUp(t *testing.T) {
 	}
 }
 
+// TestCatalogueIsGone: no broker makes a new cluster over the objects of one whose catalogue is gone.
+func TestCatalogueIsGone(t *testing.T) {
+	objects, first := memstore.New(), memmeta.New()
+	var log bytes.Buffer
+	start := func(table *memmeta.Store) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		o := options(t, table, &log)
+		o.Store, o.Ready = objects, func(string) { cancel() }
+		return Run(ctx, o)
+	}
+	for range 2 { // as does a second start
+		if err := start(first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table := memmeta.New()
+	if err := start(table); !errors.Is(err, catalog.ErrForeign) || !strings.Contains(err.Error(), "varve catalog rebuild") {
+		t.Errorf("run: %v", err)
+	}
+	if _, err := catalog.New(table).ReadCluster(t.Context()); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("the catalogue has a cluster: %v", err)
+	}
+}
+
 // TestStartAsksLittle counts what a start on a cluster that was used asks the
 // catalogue until it serves: it does not grow with the number of slots. What
 // begins beside it, such as the expiry of groups, may be counted too: the least of some starts counts.

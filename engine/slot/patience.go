@@ -90,7 +90,7 @@ func (p *patience) tell(what string, err error) {
 func forGood(err error) bool {
 	for _, e := range []error{
 		wal.ErrHole, wal.ErrFenced, bundle.ErrCorrupt, recovery.ErrInconsistent, objstore.ErrNotFound, objstore.ErrInvalidKey,
-		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded, catalog.ErrLevel, catalog.ErrRestoring,
+		catalog.ErrNotFound, catalog.ErrFenced, catalog.ErrTooLarge, catalog.ErrSuperseded, catalog.ErrLevel, catalog.ErrRestoring, catalog.ErrForeign,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -46,6 +46,9 @@ var (
 	ErrFenced = errors.New("catalog: fenced")
 	// ErrUnknown means that a write may or may not have been applied.
 	ErrUnknown = errors.New("catalog: outcome unknown")
+	// ErrForeign means that the object store holds the objects of a cluster that
+	// is not this catalogue's.
+	ErrForeign = errors.New("catalog: the objects are another cluster's")
 	// ErrTooLarge means that a name or value is not what the store takes:
 	// over its limits, or not UTF-8. Nothing was written.
 	ErrTooLarge = errors.New("catalog: too large")

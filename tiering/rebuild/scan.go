@@ -220,7 +220,7 @@ func (s *scan) readSegments(ctx context.Context) error {
 		keys = keys[:0]
 		return err
 	}
-	err := s.list(ctx, "seg/", func(o objstore.Info) error {
+	err := s.list(ctx, upload.SegmentPrefix, func(o objstore.Info) error {
 		tp, _, writer, ok := upload.ParseSegmentKey(o.Key)
 		if !ok {
 			s.report.found(Note, "%s is no key of a segment", o.Key)
@@ -275,7 +275,7 @@ func (s *scan) enter(ctx context.Context, tp kafka.TopicPartition, segs []catalo
 // readCheckpoints reads the footers of all checkpoints.
 func (s *scan) readCheckpoints(ctx context.Context) error {
 	var keys []string
-	err := s.list(ctx, "ckpt/", func(o objstore.Info) error {
+	err := s.list(ctx, upload.CheckpointPrefix, func(o objstore.Info) error {
 		if _, ok := upload.ParseCheckpointKey(o.Key); ok {
 			keys = append(keys, o.Key)
 		}

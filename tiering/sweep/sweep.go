@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/varvelog/varve/internal/catalog"
+	"github.com/varvelog/varve/tiering/manifest"
 	"github.com/varvelog/varve/tiering/objstore"
 )
 
@@ -114,6 +115,9 @@ type pass struct {
 }
 
 func (p *pass) run(ctx context.Context) error {
+	if err := p.mine(ctx); err != nil {
+		return err
+	}
 	writers, err := ReadWriters(ctx, p.Catalog)
 	if err != nil {
 		return err
@@ -150,6 +154,22 @@ func (p *pass) run(ctx context.Context) error {
 	p.whole = true // whatever becomes of the rest
 	p.stats.Sessions, err = writers.forget(ctx, p.Catalog)
 	return errors.Join(err, p.uploads(ctx))
+}
+
+// mine sees to it that nothing of another cluster is deleted, whose objects would be litter here.
+func (p *pass) mine(ctx context.Context) error {
+	m, err := manifest.Newest(ctx, p.Store)
+	if errors.Is(err, objstore.ErrNotFound) {
+		return nil // of feature level 1, or just begun
+	}
+	if err != nil {
+		return err
+	}
+	cl, err := get(ctx, p.Catalog.ReadCluster)
+	if err == nil && cl.ID != m.Cluster.ID {
+		err = fmt.Errorf("%w: their manifest is of cluster %s, the catalogue of %s", catalog.ErrForeign, m.Cluster.ID, cl.ID)
+	}
+	return err
 }
 
 // page holds what may be deleted of a page for its time.

@@ -2,6 +2,7 @@ package sweep
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
 	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/manifest"
 	"github.com/varvelog/varve/tiering/objstore"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
 	"github.com/varvelog/varve/tiering/tiertest"
@@ -354,7 +356,10 @@ type listing struct {
 	measured bool
 }
 
-func (l *listing) List(ctx context.Context, _, after string, limit int) ([]objstore.Info, error) {
+func (l *listing) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
+	if prefix != "" {
+		return nil, nil // manifests
+	}
 	if l.took > 0 {
 		select {
 		case <-time.After(l.took):
@@ -461,6 +466,37 @@ type uploading struct {
 func (u *uploading) AbortUploads(_ context.Context, before time.Time) (int, error) {
 	u.before = before
 	return 3, u.err
+}
+
+// Nothing is deleted where the newest manifest is another cluster's.
+func TestForeign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := filled(t)
+		dead, _ := litter(t, o)
+		put := func(change int64, id string) {
+			m := &manifest.Manifest{Format: 1, Change: change, Cluster: manifest.Cluster{ID: id}}
+			if err := manifest.Write(t.Context(), o.Store, m, "w"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cl, err := o.Cat.ReadCluster(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(1, cl.ID)
+		put(2, "another")
+		before := o.Store.Keys()
+		if stats, err := job(t, o, o.Store, 0).Turn(t.Context()); !errors.Is(err, catalog.ErrForeign) || stats.Objects != 0 {
+			t.Errorf("%+v, %v", stats, err)
+		}
+		if !slices.Equal(o.Store.Keys(), before) {
+			t.Error("objects are gone")
+		}
+		put(3, cl.ID)
+		if stats, err := job(t, o, o.Store, 0).Turn(t.Context()); err != nil || stats.Objects != int64(len(dead)) {
+			t.Errorf("%+v, %v", stats, err)
+		}
+	})
 }
 
 // Unfinished uploads of some age are given up. That this fails does not hold up the sweep.

@@ -48,17 +48,20 @@ func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (Checkpo
 	return info, nil
 }
 
+// CheckpointPrefix is what the keys of all checkpoints begin with.
+const CheckpointPrefix = "ckpt/"
+
 func checkpointKey(o bundle.Origin, n int64) string {
-	return fmt.Sprintf("ckpt/%010d/%020d/%020d", o.Broker, o.Epoch, n)
+	return fmt.Sprintf(CheckpointPrefix+"%010d/%020d/%020d", o.Broker, o.Epoch, n)
 }
 
 // ParseCheckpointKey reads the key of a checkpoint: who wrote it, and its number
 // as Seq. ok is false for any other key.
 func ParseCheckpointKey(key string) (o bundle.Origin, ok bool) {
-	if !strings.HasPrefix(key, "ckpt/") { // Sscanf is slow, and listings are long
+	if !strings.HasPrefix(key, CheckpointPrefix) { // Sscanf is slow, and listings are long
 		return o, false
 	}
-	n, err := fmt.Sscanf(key, "ckpt/%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
+	n, err := fmt.Sscanf(key, CheckpointPrefix+"%d/%d/%d", &o.Broker, &o.Epoch, &o.Seq)
 	return o, err == nil && n == 3 && checkpointKey(o, o.Seq) == key
 }
 

@@ -3,6 +3,7 @@ package catalog_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -332,8 +333,16 @@ func TestRunFollowsAndPrunes(t *testing.T) {
 		if items, _, err := store.Query(t.Context(), "changes", meta.Range{}); err != nil || len(items) != 1 {
 			t.Errorf("%d changes are left, %v", len(items), err)
 		}
+		feed, _, err := store.Query(t.Context(), "changes", meta.Range{})
+		ok(t, err)
+		ahead := maps.Clone(feed[0].Attrs) // by a clock that was wrong
+		ahead["at"] = time.Now().AddDate(1, 0, 0).UnixMilli()
+		ok(t, store.Commit(t.Context(), meta.NewCommitID(), meta.Replace(feed[0], ahead)))
 		ok(t, c.DeleteTopic(t.Context(), "t7", kafka.TopicID{}))
 		time.Sleep(2 * time.Hour)
+		if items, _, err := store.Query(t.Context(), "changes", meta.Range{}); err != nil || len(items) != 1 {
+			t.Errorf("%d changes are left, %v", len(items), err)
+		}
 		ok(t, late.Refresh(t.Context())) // has missed the feed and reads all anew
 		for _, each := range []*catalog.Catalog{follower, late} {
 			if _, found := each.Topics().ByName("t7"); found || each.Topics().Len() != n-1 {

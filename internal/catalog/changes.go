@@ -305,9 +305,11 @@ func (c *Catalog) bounded(ctx context.Context, fn func(context.Context) error) e
 	return fn(ctx)
 }
 
-// pruneChanges removes old entries; the newest always stays, for its number.
+// pruneChanges removes old entries; the newest always stays, for its number. Those that a clock that was ahead has dated
+// in the future hold nothing up: who has not seen one yet reads all anew.
 func (c *Catalog) pruneChanges(ctx context.Context) error {
-	before := time.Now().Add(-keepChanges).UnixMilli()
+	now := time.Now()
+	before := now.Add(-keepChanges).UnixMilli()
 	for {
 		items, more, err := c.store.Query(ctx, changesPK, meta.Range{Limit: meta.MaxOps + 1})
 		if err != nil {
@@ -320,7 +322,7 @@ func (c *Catalog) pruneChanges(ctx context.Context) error {
 			if f.err != nil {
 				return fmt.Errorf("prune changes: %w", f.err)
 			}
-			if at > before {
+			if at > before && at <= now.UnixMilli() {
 				more = false
 				break
 			}

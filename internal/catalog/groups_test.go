@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/varvelog/varve/internal/catalog"
@@ -193,6 +194,24 @@ func TestLeaseIsReserved(t *testing.T) {
 	ok(t, c.ReleaseLease(ctx, lease, time.Hour))
 	_, err = c.AcquireLease(ctx, "retention", "broker-1", time.Minute)
 	wantErr(t, err, catalog.ErrHeld)
+}
+
+// TestLeaseOfAWrongClock: who took a lease with a clock that was years ahead does not keep others from the work when it is gone.
+func TestLeaseOfAWrongClock(t *testing.T) {
+	store := memmeta.New()
+	c := catalog.New(store)
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(20 * 365 * 24 * time.Hour)
+		lease := must[catalog.Lease](t)(c.AcquireLease(t.Context(), "sweep", "broker-1", time.Minute))
+		ok(t, c.ReleaseLease(t.Context(), lease, time.Hour))
+	})
+	synctest.Test(t, func(t *testing.T) { // the year 2000 again
+		lease := must[catalog.Lease](t)(c.AcquireLease(t.Context(), "sweep", "broker-2", time.Minute))
+		_, err := c.AcquireLease(t.Context(), "sweep", catalog.FunctionHolder, time.Minute)
+		wantErr(t, err, catalog.ErrHeld)
+		ok(t, c.ReleaseLease(t.Context(), lease, time.Hour))
+		must[catalog.Lease](t)(c.AcquireLease(t.Context(), "sweep", catalog.FunctionHolder, time.Minute))
+	})
 }
 
 func FuzzDecodeGroup(f *testing.F) {

@@ -17,6 +17,10 @@ var ErrHeld = errors.New("catalog: lease is held")
 // FunctionHolder is the name under which functions take the leases of jobs.
 const FunctionHolder = "function"
 
+// longestLease is more than any job takes a lease for at a time. One that lies further ahead was taken by a
+// clock that was wrong.
+const longestLease = time.Hour
+
 // Lease is the right to do a job's work, and where it stands. What makes it
 // safe is that each of the job's commits checks the lease's item, which changes with
 // every acquisition: a holder that was overtaken can commit nothing more. The
@@ -77,6 +81,8 @@ func (l Lease) attrs() meta.Attrs {
 // A broker has one of each job, so what its name is at work with was left by a process that is gone.
 func (l Lease) Free(holder string, now time.Time) bool {
 	switch {
+	case l.Until.Sub(now) > longestLease:
+		return true
 	case holder == FunctionHolder:
 		return !now.Before(l.Until)
 	case holder == l.Holder:
@@ -95,7 +101,7 @@ func (c *Catalog) Lease(ctx context.Context, job string) (Lease, error) {
 	return leaseOf(job, item)
 }
 
-// AcquireLease takes a job's lease for d, which KeepLease prolongs. ErrHeld: it
+// AcquireLease takes a job's lease for d, at most an hour, which KeepLease prolongs. ErrHeld: it
 // is not free, or somebody else was quicker.
 func (c *Catalog) AcquireLease(ctx context.Context, job, holder string, d time.Duration) (Lease, error) {
 	l, err := c.Lease(ctx, job)

@@ -82,7 +82,15 @@ func TestHalfARestoreIsNoCatalogue(t *testing.T) {
 	wantErr(t, err, catalog.ErrRestoring)
 	_, err = c.StartSession(t.Context(), 1, "", "")
 	wantErr(t, err, catalog.ErrRestoring)
+	note := meta.Create(meta.Key{PK: "dead", SK: "00000000000000000001/x"}, meta.Attrs{"v": int64(1), "due": int64(1), "keys": `["seg/a"]`})
+	ok(t, store.Commit(t.Context(), meta.NewCommitID(), note))
+	if notes := must[[]catalog.DeadObjects](t)(c.AllDeadObjects(t.Context())); len(notes) != 1 {
+		t.Errorf("%v", notes)
+	}
 	ok(t, c.Restorer().Finish(t.Context(), info))
+	if notes := must[[]catalog.DeadObjects](t)(c.AllDeadObjects(t.Context())); len(notes) != 0 {
+		t.Errorf("the log may have them again: %v", notes)
+	}
 	same(t, info, must[catalog.Cluster](t)(c.Cluster(t.Context(), 4)))
 	wantErr(t, c.Restorer().Begin(t.Context(), false), catalog.ErrExists)
 }

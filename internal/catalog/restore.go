@@ -75,8 +75,11 @@ func (r Restorer) Begin(ctx context.Context, replace bool) error {
 }
 
 // Finish ends the restoring: from here on it is the catalogue of cl. The change
-// feed goes on, or begins.
+// feed goes on, or begins. What was noted as dead is so no more: it may be in the log again.
 func (r Restorer) Finish(ctx context.Context, cl Cluster) error {
+	if err := r.exactly(ctx, deadPK, "", nil); err != nil {
+		return err
+	}
 	err := again(ctx, func() error {
 		item, err := r.c.get(ctx, clusterPK, infoSK)
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/varvelog/varve/internal/meta"
 )
 
@@ -110,26 +112,33 @@ func (c *Catalog) SessionEpochs(ctx context.Context) (map[int32]int64, error) {
 	return epochs, nil
 }
 
+// parallel is how many reads are made at a time.
+const parallel = 16
+
 // AllSessions returns the sessions of all brokers.
 func (c *Catalog) AllSessions(ctx context.Context) ([]Session, error) {
 	brokers, err := c.all(ctx, "sessions", "")
 	if err != nil {
 		return nil, fmt.Errorf("list brokers: %w", err)
 	}
-	var all []Session
-	for _, it := range brokers {
+	each := make([][]Session, len(brokers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, it := range brokers {
 		f := read(it)
 		b := int32(f.int("broker"))
 		if f.err != nil {
-			return nil, f.err
+			return nil, errors.Join(f.err, g.Wait())
 		}
-		sessions, err := c.Sessions(ctx, b)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, sessions...)
+		g.Go(func() (err error) {
+			each[i], err = c.Sessions(ctx, b)
+			return err
+		})
 	}
-	return all, nil
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.Concat(each...), nil
 }
 
 // ErrSuperseded means that a session of the same broker id was started by

@@ -61,10 +61,10 @@ func (r initialize) step(t *catalog.Txn, now time.Time) outcome {
 		t.ProducerID, t.State, t.TimeoutMs = r.fresh, catalog.TxnEmpty, r.timeoutMs
 		t.UpdateMs = now.UnixMilli()
 		return outcome{save: true}
+	case t.Prepared(): // before all else: its end may give the producer another id, which the client knows already
+		return refuse(kafka.ConcurrentTransactions)
 	case r.expected.id != none && !r.known(t):
 		return refuse(kafka.ProducerFenced)
-	case t.Prepared():
-		return refuse(kafka.ConcurrentTransactions)
 	case t.State == catalog.TxnOngoing:
 		abandon(t, now)
 		return outcome{code: kafka.ConcurrentTransactions, save: true}
@@ -104,6 +104,8 @@ func abandon(t *catalog.Txn, now time.Time) {
 // checkProducer refuses who is not the id's producer of now.
 func checkProducer(t *catalog.Txn, p producer) kafka.ErrorCode {
 	switch {
+	case t.Prepared() && p == next(t): // what it goes on as when the markers are written
+		return kafka.ConcurrentTransactions
 	case !t.Exists() || p.id != t.ProducerID:
 		return kafka.InvalidProducerIDMapping
 	case p.epoch != t.Epoch:

@@ -188,6 +188,12 @@ func TestEpochsUsedUp(t *testing.T) {
 	if goesOn != (producer{102, 0}) || i.txn.ProducerID != 101 || i.txn.Epoch != math.MaxInt16 {
 		t.Errorf("goes on as %v; markers are of %d at %d", goesOn, i.txn.ProducerID, i.txn.Epoch)
 	}
+	// Its markers are on their way, and it goes on already: it has to wait, as with any id.
+	i.add(goesOn, 1, kafka.ConcurrentTransactions)
+	i.verify(goesOn, 1, kafka.ConcurrentTransactions)
+	i.end(goesOn, false, true, kafka.ConcurrentTransactions)
+	i.init(goesOn, kafka.ConcurrentTransactions)
+	i.add(producer{102, 1}, 1, kafka.InvalidProducerIDMapping)
 	i.complete()
 	if again := i.end(p, true, true, kafka.None); again != goesOn {
 		t.Errorf("asked again: %v", again)

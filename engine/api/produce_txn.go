@@ -89,7 +89,7 @@ func (p *producing) enter(l *partition.Log, batch []byte, h record.Header) (part
 	case p.txn.code != kafka.None:
 		return elsewhere, p.refused(p.txn.code)
 	}
-	a, err := l.AppendTxn(batch, h, number)
+	a, err := l.AppendTxn(batch, h, number, p.resp.Version >= produceJoins)
 	if code := codeOf(err); code == kafka.TransactionAbortable {
 		return a, p.refused(code)
 	}

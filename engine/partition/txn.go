@@ -30,12 +30,19 @@ func (t *tip) inTxn(producerID int64, epoch int16) bool {
 
 // AppendTxn is Append of a batch of the producer's transaction with a number,
 // -1: of one that the log knew to be open. TRANSACTION_ABORTABLE: it has ended.
-func (l *Log) AppendTxn(batch []byte, h record.Header, number int32) (Appended, error) {
+// raised tells that the producer has an epoch for each transaction (KIP-890): its first batch in a log that does not know the
+// producer has sequence 0, so OUT_OF_ORDER_SEQUENCE_NUMBER is for one that overtakes it, where that was refused and is on its way again.
+func (l *Log) AppendTxn(batch []byte, h record.Header, number int32, raised bool) (Appended, error) {
 	return l.append(batch, h, func(t *tip, b bundle.Batch) error {
-		if t.inTxn(b.ProducerID, b.ProducerEpoch) || number >= 0 && !t.marked(b.ProducerID, number) {
+		switch {
+		case t.inTxn(b.ProducerID, b.ProducerEpoch):
 			return nil
+		case number < 0 || t.marked(b.ProducerID, number):
+			return kafka.TransactionAbortable
+		case raised && b.BaseSequence != 0 && recovery.FindProducer(t.state, b.ProducerID) == nil:
+			return kafka.OutOfOrderSequenceNumber
 		}
-		return kafka.TransactionAbortable
+		return nil
 	})
 }
 

@@ -29,10 +29,11 @@ func txnBatch(t *testing.T, epoch int16, seq int32) ([]byte, record.Header) {
 // TestAppendTxn: a batch begins a transaction only if that has not ended here.
 func TestAppendTxn(t *testing.T) {
 	l := newRig(Shared{}).Log
+	raised := false
 	appendTxn := func(epoch int16, seq, number int32, want kafka.ErrorCode) {
 		t.Helper()
 		batch, h := txnBatch(t, epoch, seq)
-		_, err := l.AppendTxn(batch, h, number)
+		_, err := l.AppendTxn(batch, h, number, raised)
 		var code kafka.ErrorCode
 		if errors.As(err, &code); code != want {
 			t.Errorf("epoch %d, sequence %d of transaction %d: %v, want %v", epoch, seq, number, err, want)
@@ -71,6 +72,16 @@ func TestAppendTxn(t *testing.T) {
 		t.Error("a marker without number does not end the transaction")
 	}
 	mark(1, math.MaxInt32, true, kafka.TransactionCoordinatorFenced)
+
+	l, raised = newRig(Shared{}).Log, true
+	appendTxn(3, 5, 1, kafka.OutOfOrderSequenceNumber) // it has overtaken the first, which was refused
+	appendTxn(3, 0, 1, kafka.None)
+	appendTxn(3, 1, 1, kafka.None)
+	mark(4, 1, true, kafka.None)
+	appendTxn(4, 5, 2, kafka.OutOfOrderSequenceNumber)
+	appendTxn(4, 0, 2, kafka.None)
+	l, raised = newRig(Shared{}).Log, false
+	appendTxn(3, 5, 1, kafka.None) // it may have been forgotten
 }
 
 // TestNumbers: behind the largest number comes 0.

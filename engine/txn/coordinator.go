@@ -26,6 +26,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -80,16 +81,17 @@ type Coordinator struct {
 	metrics *metrics
 	ids     producerIDs
 
-	mu     sync.Mutex
-	ctx    context.Context // Run's; nil: Run does not run
-	wg     *sync.WaitGroup
-	ending map[string]bool // transactional ids whose transactions are being ended
-	busy   map[kafka.Slot]time.Time
+	mu      sync.Mutex
+	ctx     context.Context // Run's; nil: Run does not run
+	wg      *sync.WaitGroup
+	ending  map[decided]bool // what is being ended
+	crowded int              // how many of those have to make room for others
+	busy    map[kafka.Slot]time.Time
 }
 
 // New returns a coordinator. It ends transactions while Run runs.
 func New(o Options) *Coordinator {
-	c := &Coordinator{Items: o.Items, o: o, ending: make(map[string]bool), busy: make(map[kafka.Slot]time.Time)}
+	c := &Coordinator{Items: o.Items, o: o, ending: make(map[decided]bool), busy: make(map[kafka.Slot]time.Time)}
 	c.metrics = newMetrics(o.Registerer, c)
 	return c
 }
@@ -210,6 +212,7 @@ func (c *Coordinator) lookAt(ctx context.Context, slot kafka.Slot) error {
 	if err != nil {
 		return err
 	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) // where there is no room for all to be ended, each has its turn
 	for _, t := range all {
 		if t.Prepared() || t.State == catalog.TxnOngoing {
 			c.used(t)

@@ -14,15 +14,26 @@ const (
 	lastRetry  = time.Second
 )
 
+// decided is a transaction that is to be ended.
+type decided struct {
+	id     string // transactional
+	number int32
+}
+
 // finish ends a decided transaction, unless that is under way here. Where too
-// many are, the next look at the slot finds it again.
+// many are, one that gets no further makes room, and the client's next request or the next look at the slot finds this one again.
 func (c *Coordinator) finish(t catalog.Txn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ctx == nil || c.ending[t.ID] || len(c.ending) >= maxEnding {
+	d := decided{t.ID, t.Number}
+	if c.ctx == nil || c.ending[d] {
 		return
 	}
-	c.ending[t.ID] = true
+	if len(c.ending) >= maxEnding {
+		c.crowded = min(c.crowded+1, maxEnding)
+		return
+	}
+	c.ending[d] = true
 	c.wg.Add(1)
 	ctx, done := c.ctx, c.wg.Done
 	go func() {
@@ -30,12 +41,23 @@ func (c *Coordinator) finish(t catalog.Txn) {
 		c.end(ctx, t)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.ending, t.ID)
+		delete(c.ending, d)
 	}()
 }
 
+// makeRoom tells whether an end that gets no further has to stand back for one that found no room.
+func (c *Coordinator) makeRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.crowded == 0 {
+		return false
+	}
+	c.crowded--
+	return true
+}
+
 // end sends markers until all have taken them, and completes the transaction. It
-// gives up when the slot is not owned here any more: its owner goes on.
+// gives up when the slot is not owned here any more: its owner goes on; and when it has long failed, and others wait.
 func (c *Coordinator) end(ctx context.Context, t catalog.Txn) {
 	begin := time.Now()
 	all, err := t.All()
@@ -52,7 +74,7 @@ func (c *Coordinator) end(ctx context.Context, t catalog.Txn) {
 		if len(m.Partitions)+len(m.Groups) == 0 {
 			break
 		}
-		if wait(ctx, pause); ctx.Err() != nil || !c.owns(t.ID) {
+		if wait(ctx, pause); ctx.Err() != nil || !c.owns(t.ID) || pause == lastRetry && c.makeRoom() {
 			return
 		}
 	}

@@ -101,7 +101,10 @@ func (c *Coordinator) writeMarker(ctx context.Context, rm *kmsg.WriteTxnMarkersR
 		}
 		out.Topics = append(out.Topics, rt)
 	}
-	codes := c.mark(ctx, m)
+	codes := unmarked(m, kafka.InvalidRequest)
+	if len(m.Groups) <= maxGroups {
+		codes = c.mark(ctx, m)
+	}
 	for i, row := range at {
 		*row = int16(codes.partitions[i])
 	}

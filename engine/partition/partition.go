@@ -141,6 +141,13 @@ func (l *Log) Config() config.Topic { return l.o.Config() }
 // TakeTraffic returns the bytes that were made durable and read here since it was called last.
 func (l *Log) TakeTraffic() int64 { return l.traffic.Swap(0) }
 
+// Ask notes that somebody asks for the log.
+func (l *Log) Ask() {
+	if !l.asked.Load() { // a load is cheaper where many ask
+		l.asked.Store(true)
+	}
+}
+
 // Asked tells whether somebody has asked for the log (Set.Get) since TakeAsked.
 func (l *Log) Asked() bool { return l.asked.Load() }
 

@@ -25,8 +25,8 @@ func NewSet() *Set { return &Set{} }
 // Get returns the log of a partition that somebody has asked for.
 func (s *Set) Get(tp kafka.TopicPartition) (*Log, bool) {
 	l, ok := s.Peek(tp)
-	if ok && !l.asked.Load() { // a load is cheaper where many ask
-		l.asked.Store(true)
+	if ok {
+		l.Ask()
 	}
 	return l, ok
 }

@@ -186,6 +186,28 @@ func TestDormantAgain(t *testing.T) {
 	})
 }
 
+// TestDormantTopicMadeAnew: a topic that is deleted and made anew while its slots are awake has what it
+// is given, though that is as many records as before.
+func TestDormantTopicMadeAnew(t *testing.T) {
+	dormantRig(t, func(t *testing.T, r *rig, n *node) {
+		n.wakeAll()
+		if err := r.admin.DeleteTopic(t.Context(), r.topic.Name, r.topic.ID); err != nil {
+			t.Fatal(err)
+		}
+		topic, err := r.admin.CreateTopic(t.Context(), catalog.Topic{Name: r.topic.Name, Partitions: partitions})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.topic, r.acked = topic, map[int32]map[kafka.Offset]string{}
+		r.until("the topic's logs", time.Second, func() bool { _, ok := n.log(partitions - 1); return ok })
+		for i := range 3 {
+			n.appendAll(10 + i)
+		}
+		n.isDormant()
+		n.wakeAll()
+	})
+}
+
 // TestDormantIsHeld: checkpoints go on beside dormant slots, which are handed over, and taken over, as others are.
 func TestDormantIsHeld(t *testing.T) {
 	dormantRig(t, func(t *testing.T, r *rig, n *node) {

@@ -33,6 +33,9 @@ func (m *Manager) Reconcile(context.Context) error {
 	}
 	for _, l := range m.set.All() {
 		if _, ok := topics.ByID(l.TP().Topic); !ok {
+			m.mu.Lock()
+			delete(m.woken, l.Slot()) // another topic of that name may come to have as many records
+			m.mu.Unlock()
 			m.closeLog(l, kafka.UnknownTopicOrPartition)
 		}
 	}
@@ -90,6 +93,7 @@ func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) 
 		m.remember(slots, logs)
 		for _, l := range logs {
 			l.SeenByTimestamps()
+			l.Ask() // who had it woken may still be on the way
 		}
 		m.sleeping.Store(int64(len(m.dormant)))
 	}

@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -322,12 +323,11 @@ func (m *Manager) wake(ctx context.Context, stop <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		}
-		slots := m.takeWanted()
-		err := m.rouse(ctx, slots)
+		slots, err := m.rouse(ctx, m.takeWanted())
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		m.o.Logger.Warn("wake slots", "slots", len(slots), "err", err)
+		m.o.Logger.Warn("wake slots", "slots", len(slots), "first", slots[0].Slot, "err", err)
 		select {
 		case <-time.After(wakePause):
 		case <-ctx.Done():
@@ -349,11 +349,26 @@ func (m *Manager) takeWanted() (slots []catalog.Slot) {
 	return slots
 }
 
-// rouse opens the logs of dormant slots again, by the checkpoints that they name.
-func (m *Manager) rouse(ctx context.Context, slots []catalog.Slot) error {
+// rouse opens the logs of dormant slots again, by the checkpoints that they name, and returns those for which that failed. One
+// that can't be read keeps no other asleep.
+func (m *Manager) rouse(ctx context.Context, slots []catalog.Slot) (left []catalog.Slot, err error) {
 	if len(slots) == 0 {
-		return nil
+		return nil, nil
 	}
+	if err = m.restore(ctx, slots); err == nil {
+		return nil, nil
+	}
+	if len(slots) == 1 || !forGood(err) {
+		return slots, err
+	}
+	half := len(slots) / 2
+	left, err = m.rouse(ctx, slots[:half])
+	more, merr := m.rouse(ctx, slots[half:])
+	return append(left, more...), cmp.Or(err, merr)
+}
+
+// restore is rouse of all the slots, or none.
+func (m *Manager) restore(ctx context.Context, slots []catalog.Slot) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	l, err := m.readLeft(ctx, slots, nil)

@@ -208,6 +208,43 @@ func TestDormantTopicMadeAnew(t *testing.T) {
 	})
 }
 
+// TestDormantUnreadable: a slot whose checkpoint is gone keeps none of those asleep that are wanted with it.
+func TestDormantUnreadable(t *testing.T) {
+	dormantRig(t, func(t *testing.T, r *rig, n *node) {
+		m, broken := n.m.Load(), n.slotOf(0)
+		m.mu.Lock()
+		s := m.slots[broken]
+		sound := s.Checkpoints
+		s.Checkpoints = []catalog.CheckpointRef{{Key: "ckpt/0000000001/00000000000000000001/00000000000000099999", Size: sound[0].Size}}
+		m.slots[broken] = s
+		m.mu.Unlock()
+		var all []kafka.Slot
+		for p := range int32(partitions) {
+			all = append(all, n.slotOf(p))
+		}
+		m.want(all...)
+		r.until("the others are awake", time.Second, func() bool { return n.allOpenBut(broken) })
+		if !m.Dormant(broken) {
+			t.Error("it is awake, and nothing of it could be read")
+		}
+		m.mu.Lock()
+		s.Checkpoints = sound
+		m.slots[broken] = s
+		m.mu.Unlock()
+		n.wakeAll()
+	})
+}
+
+// allOpenBut tells whether the logs of all slots are open but those of one.
+func (n *node) allOpenBut(closed kafka.Slot) bool {
+	for p := range int32(partitions) {
+		if _, ok := n.log(p); ok == (n.slotOf(p) == closed) {
+			return false
+		}
+	}
+	return true
+}
+
 // TestDormantIsHeld: checkpoints go on beside dormant slots, which are handed over, and taken over, as others are.
 func TestDormantIsHeld(t *testing.T) {
 	dormantRig(t, func(t *testing.T, r *rig, n *node) {

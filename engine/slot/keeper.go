@@ -14,6 +14,7 @@ import (
 	"github.com/varvelog/varve/engine/partition"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
+	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/upload"
 	"github.com/varvelog/varve/tiering/wal"
 )
@@ -291,8 +292,31 @@ func (k *keeper) checkpoint(ctx context.Context) (err error) {
 }
 
 // commit writes the checkpoint of slots at cut and makes them name it: it alone, if older ones are merged into it.
-// Dormant slots go on naming what they named: who wakes one meanwhile appends behind the cut.
+// Dormant slots go on naming what they named: who wakes one meanwhile appends behind the cut. What has more batches than one
+// checkpoint can list goes into several, of half the slots each; of a single slot, the tails are sealed first.
 func (k *keeper) commit(ctx context.Context, slots []catalog.Slot, cut wal.Position, merge bool) error {
+	err := k.commitOne(ctx, slots, cut, merge)
+	if !errors.Is(err, bundle.ErrTooLarge) {
+		return err
+	}
+	if half := len(slots) / 2; half > 0 {
+		if err := k.commit(ctx, slots[:half], cut, merge); err != nil {
+			return err
+		}
+		return k.commit(ctx, slots[half:], cut, merge)
+	}
+	for _, l := range k.m.set.All() {
+		if l.Slot() == slots[0].Slot {
+			if err := k.seal(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
+	return k.commitOne(ctx, slots, cut, merge)
+}
+
+// commitOne is commit with one checkpoint. bundle.ErrTooLarge: there are too many batches.
+func (k *keeper) commitOne(ctx context.Context, slots []catalog.Slot, cut wal.Position, merge bool) error {
 	awake := k.m.awake(slots)
 	var out upload.CheckpointInfo
 	if len(awake) > 0 {

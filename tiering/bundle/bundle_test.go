@@ -226,7 +226,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o := genOrigin(t)
 		var buf bytes.Buffer
-		w := NewCheckpointWriter(&buf, o)
+		w := NewCheckpointWriter(&buf, o, MaxFooter)
 		slices := map[kafka.TopicPartition]Slice{}
 		states := map[kafka.TopicPartition]State{}
 		for range rapid.IntRange(0, 5).Draw(t, "slices") {
@@ -286,7 +286,7 @@ func TestCheckpointRefusesWrongData(t *testing.T) {
 		"other offset": {other, [][]byte{data}},
 		"none":         {m, nil},
 	} {
-		w := NewCheckpointWriter(io.Discard, Origin{})
+		w := NewCheckpointWriter(io.Discard, Origin{}, MaxFooter)
 		if _, err := w.Slice(Slice{Batches: []Batch{c.m}}, c.data); err == nil {
 			t.Errorf("%s: accepted", name)
 		}

@@ -53,16 +53,19 @@ func (o *out) finish(footer []byte, k Kind) (Info, error) {
 // CheckpointWriter streams a checkpoint: slices as they come, and a footer
 // grouped by slot. It is used by one goroutine.
 type CheckpointWriter struct {
-	out    out
-	origin Origin
-	slices []Slice
-	states []State
+	out       out
+	origin    Origin
+	maxFooter int
+	slices    []Slice
+	states    []State
+	listed    int    // bytes that the slices take in the footer, about
+	scratch   []byte // one slice, as in the footer
 }
 
-// NewCheckpointWriter begins a checkpoint on w. Errors of w are returned by
-// the calls that follow.
-func NewCheckpointWriter(w io.Writer, o Origin) *CheckpointWriter {
-	c := &CheckpointWriter{out: out{w: w}, origin: o}
+// NewCheckpointWriter begins a checkpoint on w, whose footer has at most maxFooter bytes, MaxFooter or
+// less. Errors of w are returned by the calls that follow.
+func NewCheckpointWriter(w io.Writer, o Origin, maxFooter int) *CheckpointWriter {
+	c := &CheckpointWriter{out: out{w: w}, origin: o, maxFooter: maxFooter}
 	c.out.write(appendHeader(nil, KindCheckpoint, o))
 	return c
 }
@@ -70,7 +73,7 @@ func NewCheckpointWriter(w io.Writer, o Origin) *CheckpointWriter {
 // Slice writes one slice, whose bytes lie in data in pieces of any size, and
 // returns it with its place in this object. s names slot, partition and
 // batches (with Len); its batches are copied. It refuses data that is not as
-// long as the batches, or where another base offset stands than they say.
+// long as the batches, or where another base offset stands than they say. ErrTooLarge: there are too many batches.
 func (c *CheckpointWriter) Slice(s Slice, data [][]byte) (Slice, error) {
 	s.Batches = slices.Clone(s.Batches)
 	s.Pos, s.Len, s.Sum = c.out.pos, 0, 0
@@ -91,6 +94,11 @@ func (c *CheckpointWriter) Slice(s Slice, data [][]byte) (Slice, error) {
 	if p.len() != 0 || s.Len == 0 {
 		return Slice{}, fmt.Errorf("write slice of %s: %d bytes behind %d batches", s.TP, p.len(), len(s.Batches))
 	}
+	one := [...]Slice{s}
+	c.scratch = appendSlices(c.scratch[:0], one[:])
+	if c.listed += len(c.scratch); c.listed > c.maxFooter {
+		return Slice{}, fmt.Errorf("write slice of %s: %w: the footer would have %d bytes and more", s.TP, ErrTooLarge, c.listed)
+	}
 	for _, b := range data {
 		c.out.write(b)
 	}
@@ -101,12 +109,16 @@ func (c *CheckpointWriter) Slice(s Slice, data [][]byte) (Slice, error) {
 // State adds a partition's state to the footer.
 func (c *CheckpointWriter) State(s State) { c.states = append(c.states, s) }
 
-// Close writes footer and trailer.
+// Close writes footer and trailer. ErrTooLarge: the footer is too large.
 func (c *CheckpointWriter) Close() (Info, error) {
 	slices.SortStableFunc(c.slices, func(a, b Slice) int { return compareTP(a.Slot, a.TP, b.Slot, b.TP) })
 	slices.SortStableFunc(c.states, func(a, b State) int { return compareTP(a.Slot, a.TP, b.Slot, b.TP) })
 	b := appendHeader(nil, KindCheckpoint, c.origin)
-	return c.out.finish(appendStates(appendSlices(b, c.slices), c.states), KindCheckpoint)
+	b = appendStates(appendSlices(b, c.slices), c.states)
+	if n := len(b) + TrailerLen; n > c.maxFooter {
+		return Info{}, fmt.Errorf("write checkpoint: %w: the footer has %d bytes", ErrTooLarge, n)
+	}
+	return c.out.finish(b, KindCheckpoint)
 }
 
 func compareTP(s1 kafka.Slot, a kafka.TopicPartition, s2 kafka.Slot, b kafka.TopicPartition) int {

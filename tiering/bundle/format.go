@@ -54,6 +54,9 @@ const (
 // ErrCorrupt means that an object is not a whole bundle of a known version.
 var ErrCorrupt = errors.New("bundle: corrupt")
 
+// ErrTooLarge means that a bundle's footer would be larger than readers take.
+var ErrTooLarge = errors.New("bundle: too large")
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func corrupt(format string, args ...any) error {

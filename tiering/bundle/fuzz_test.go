@@ -46,7 +46,7 @@ func footerBody(obj []byte) (pos int64, body []byte) {
 func examples(t testing.TB) [][]byte {
 	seal, _ := SealBuffers(Origin{Broker: 1}, Origin{Broker: 2})
 	var buf bytes.Buffer
-	c := NewCheckpointWriter(&buf, Origin{})
+	c := NewCheckpointWriter(&buf, Origin{}, MaxFooter)
 	c.State(State{NextOffset: 5, Epochs: []EpochStart{{1, 2}}, Aborted: []AbortedTxn{{1, 2, 3, 4}},
 		Producers: []Producer{{ID: 1, Batches: []ProducerBatch{{1, 2, 3, 4}}}}})
 	if _, err := c.Close(); err != nil {

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func TestGolden(t *testing.T) {
 	seal, _ := SealBuffers(Origin{Broker: 1, Epoch: 2, Nonce: [16]byte{0xaa, 15: 0xbb}, Seq: 7}, Origin{Broker: 3, Epoch: 4, Nonce: [16]byte{0xcc}})
 	var ckpt bytes.Buffer
-	w := NewCheckpointWriter(&ckpt, Origin{Broker: 1, Epoch: 2, Seq: 5})
+	w := NewCheckpointWriter(&ckpt, Origin{Broker: 1, Epoch: 2, Seq: 5}, MaxFooter)
 	tp := kafka.TopicPartition{Topic: kafka.TopicID{0x11, 15: 0x22}, Partition: 3}
 	m := Batch{BaseOffset: 100, LastOffsetDelta: 1, MaxTimestamp: 1_763_000_000_000, ProducerID: 9, BaseSequence: 40, LeaderEpoch: 2, ControlType: -1, CoordEpoch: -1}
 	data := makeBatch(m, []byte("records"))

@@ -1,6 +1,7 @@
 package upload
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -33,12 +34,12 @@ type CheckpointInfo struct {
 
 // Checkpoint writes the next checkpoint of the session. It holds some MiB of slices at a
 // time, each at most what one WAL object has of a partition. Errors:
-// ErrCorrupt; those of cache, store and Pace, wrapped.
+// ErrCorrupt; bundle.ErrTooLarge, for too many batches; those of cache, store and Pace, wrapped.
 func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
 	key, err := o.Put(ctx, func(n int64) string { return checkpointKey(o.Origin, n) },
 		func(ctx context.Context, origin bundle.Origin, w io.Writer) (err error) {
-			info, err = o.writeCheckpoint(ctx, bundle.NewCheckpointWriter(w, origin), parts)
+			info, err = o.writeCheckpoint(ctx, bundle.NewCheckpointWriter(w, origin, cmp.Or(o.MaxFooter, bundle.MaxFooter)), parts)
 			return err
 		})
 	if err != nil {

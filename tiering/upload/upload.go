@@ -48,7 +48,8 @@ type Options struct {
 	Count *atomic.Int64
 	// Pace is called before each n bytes are read, and may wait, so that
 	// sealing yields to produce; nil: never. Its error ends the upload.
-	Pace func(ctx context.Context, n int64) error
+	Pace      func(ctx context.Context, n int64) error
+	MaxFooter int // bytes of a checkpoint's; 0: bundle.MaxFooter
 	// PutTimeout bounds one attempt; 0: five minutes.
 	PutTimeout time.Duration
 }

@@ -51,7 +51,8 @@ const (
 	txnVersion = 2
 )
 
-// features tells the levels that this program works at, and the cluster's.
+// features tells the levels that this program works at, and the cluster's. A feature that may be off, at level 0, is told from
+// version 4 on (KIP-1022): the Java clients 3.3 to 3.8, which ask in version 3, fail at it and never connect.
 func (s *Server) features(resp *kmsg.ApiVersionsResponse) {
 	supported := func(name string, least, most int16) {
 		f := kmsg.NewApiVersionsResponseSupportedFeature()
@@ -64,7 +65,9 @@ func (s *Server) features(resp *kmsg.ApiVersionsResponse) {
 		resp.FinalizedFeatures = append(resp.FinalizedFeatures, f)
 	}
 	supported(levelFeature, catalog.MinLevel, catalog.Level)
-	supported(txnFeature, 0, txnVersion)
+	if resp.Version >= 4 {
+		supported(txnFeature, 0, txnVersion)
+	}
 	level := s.o.Catalog.Level()
 	if level == 0 { // there is no cluster yet
 		return

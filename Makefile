@@ -59,7 +59,7 @@ tools: build ## the command line, Kafka's own tools, and kcat
 	@$(STAGE) command-line go -C test test -count=1 ./cli
 	@$(STAGE) tools go -C test test -count=1 ./tools
 
-clients: build ## eight real clients through every feature: the table of docs/clients.md
+clients: build ## nine real clients through every feature: the table of docs/clients.md
 	@.ci/setup-clients
 	@$(STAGE) clients go -C test test -count=1 -parallel 4 ./clients
 

@@ -26,6 +26,7 @@ var clients = []client{
 	{name: "kafkajs", program: "kafkajs", command: nodeProgram, runtime: "node", setUp: "kafkajs",
 		note: "it always reads in a group; its codecs are those of kafkajs-snappy, lz4js and zstd-codec."},
 	{name: "Java: kafka-clients", program: "java", command: javaProgram, runtime: "java", setUp: "java"},
+	{name: "Java: kafka-clients 3.7", program: "java-3.7", command: javaProgram, runtime: "java", setUp: "java-3.7"},
 	{name: "sarama", program: "sarama", command: goProgram},
 	{name: "kafka-go", program: "kafka-go", command: goProgram},
 	{name: "kafka-python", program: "kafkapython", command: pythonProgram, setUp: "python"},

@@ -45,7 +45,7 @@ type cleaner struct {
 	txns    *txns
 	filter  record.Filter
 	count   counts
-	aborted []bundle.AbortedTxn // whose markers it has seen and whose records it has removed
+	aborted []bundle.AbortedTxn // whose markers stay
 }
 
 // counts are what a cleaner has seen.
@@ -135,19 +135,15 @@ func (c *cleaner) control(b []byte, h record.Header) ([]byte, error) {
 		}
 	}
 	empty, ended := c.txns.marker(h, kind)
-	if ended != nil {
+	horizon, stamped := h.DeleteHorizon()
+	goes := empty && h.LastOffset() < c.end
+	if h.NumRecords == 0 || goes && stamped && c.now >= horizon {
+		return c.emptied(b, h), nil
+	}
+	if ended != nil { // for who has read its records from an entry that is replaced since
 		c.aborted = append(c.aborted, *ended)
 	}
-	if h.NumRecords == 0 {
-		return c.emptied(b, h), nil
-	}
-	horizon, stamped := h.DeleteHorizon()
-	switch {
-	case !empty || h.LastOffset() >= c.end:
-		return b, nil
-	case stamped && c.now >= horizon:
-		return c.emptied(b, h), nil
-	case stamped:
+	if !goes || stamped {
 		return b, nil
 	}
 	if _, err := c.filter.Select(b, record.MaxDecompressed, func(*record.Record) bool { return true }); err != nil {

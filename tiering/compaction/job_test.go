@@ -12,6 +12,8 @@ import (
 	"github.com/varvelog/varve/internal/kafka/record"
 	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/tiering/bundle"
+	"github.com/varvelog/varve/tiering/cold"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
@@ -149,6 +151,40 @@ func TestBeginsBehindAnAbort(t *testing.T) {
 	r.seal()
 	r.turn()
 	r.check()
+}
+
+// An aborted transaction is listed for as long as its marker is there, also by
+// what is cleaned once more when none of its records are left: consumers that have them
+// from before ask which were aborted.
+func TestAbortedWhileItsMarkerStays(t *testing.T) {
+	r := newRig(t.Context(), t, nil)
+	at := r.now.UnixMilli()
+	listed := func() (all []bundle.AbortedTxn) {
+		for _, s := range r.entries() {
+			g, err := cold.ReadFooter(r.ctx, r.owner.Store, s)
+			r.must(err)
+			all = append(all, g.Aborted...)
+		}
+		return all
+	}
+	r.produce(record.None, 100, at, kv{text("a"), text("aborted")})
+	r.produce(record.None, -1, at, kv{text("a"), text("b")})
+	r.marker(100, false)
+	r.seal()
+	before := listed()
+	for n, gone := range []bool{false, false, false, true} { // as the marker: stamped only by the second pass
+		if gone {
+			r.now = r.now.Add(2 * time.Second)
+		}
+		r.produce(record.None, 100, at, kv{text("a"), fmt.Append(nil, n)})
+		r.marker(100, true)
+		r.seal()
+		r.turn()
+		r.check()
+		if now := listed(); gone && len(now) > 0 || !gone && !slices.Equal(now, before) {
+			t.Errorf("after %d passes %v is listed, before it was %v", n+1, now, before)
+		}
+	}
 }
 
 // Only one at a time; and a topic that is not compacted stays as it is.

@@ -69,18 +69,18 @@ func (t *txns) data(h record.Header) (aborted bool) {
 }
 
 // marker takes in the marker that ends a producer's transaction and tells
-// whether none of its records were there any more; ended is the aborted
-// transaction whose records were.
+// whether none of its records were there any more; ended is the transaction, if
+// it is known to have been aborted.
 func (t *txns) marker(h record.Header, kind int16) (empty bool, ended *bundle.AbortedTxn) {
 	t.reach(h.LastOffset())
 	switch kind {
 	case markerAbort:
 		a, ok := t.aborted[h.ProducerID]
 		delete(t.aborted, h.ProducerID)
-		if ok && a.data {
-			return false, &a.txn
+		if !ok {
+			return true, nil
 		}
-		return true, nil
+		return !a.data, &a.txn
 	case markerCommit:
 		had := t.committed[h.ProducerID]
 		delete(t.committed, h.ProducerID)

@@ -66,7 +66,7 @@ type Job struct {
 	o       Options
 	dec     *bundle.FrameDecoder
 	metrics metrics
-	merge   time.Time // not before this is there anything to merge
+	merged  position // how far merging was at the last turn's end
 }
 
 // New returns a Job. It starts nothing.
@@ -128,7 +128,7 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	if ctx.Err() == nil && !t.lost {
 		errs = append(errs, t.mergeAll(ctx))
 	}
-	j.merge = j.mergeDue(t.at)
+	j.merged = t.at
 	if ctx.Err() != nil {
 		t.stats.Unfinished, errs = true, nil // what failed, failed for that
 	}
@@ -140,7 +140,7 @@ func (t *turn) begin(ctx context.Context) error {
 	if err := t.o.Catalog.Refresh(ctx); err != nil {
 		return err
 	}
-	if len(t.compacted()) == 0 && time.Now().Before(t.merge) {
+	if len(t.compacted()) == 0 && !t.mergeDue(t.merged) {
 		return nil
 	}
 	lease, err := t.o.Catalog.AcquireLease(ctx, JobName, t.o.Holder, leaseTime)

@@ -45,6 +45,21 @@ func TestMerge(t *testing.T) {
 	})
 }
 
+// Logs that were looked at last in a time that has not come yet, by a clock that
+// was ahead, are looked at again.
+func TestMergeClockWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSmall(t)
+		lease, err := r.owner.Cat.AcquireLease(t.Context(), JobName, "function", time.Minute)
+		r.must(err)
+		lease.WriteState(position{Merged: time.Now().Add(365 * 24 * time.Hour).UnixMilli()})
+		r.must(r.owner.Cat.ReleaseLease(t.Context(), lease, 0))
+		if stats, err := r.newJob("function").Turn(t.Context()); err != nil || stats.Merged == 0 {
+			t.Errorf("%+v, %v", stats, err)
+		}
+	})
+}
+
 // Whatever small segments a log has: merging leaves what can be read, from each
 // offset, as it is, and comes to an end.
 func TestMergeChangesNothing(t *testing.T) {

@@ -27,18 +27,17 @@ func positionOf(l catalog.Lease) (p position, err error) {
 	return p, err
 }
 
-// mergeDue returns when the logs have to be looked at again.
-func (j *Job) mergeDue(at position) time.Time {
-	if at.Topic != "" {
-		return time.Time{}
-	}
-	return time.UnixMilli(at.Merged).Add(j.o.Config().MergeInterval)
+// mergeDue tells whether the logs have to be looked at again. A last time in
+// the future is by a clock that was ahead: when it was, nobody knows.
+func (j *Job) mergeDue(at position) bool {
+	d := time.Since(time.UnixMilli(at.Merged))
+	return at.Topic != "" || d < 0 || d >= j.o.Config().MergeInterval
 }
 
 // mergeAll merges what is small in all logs, or goes on with it. One that
 // fails does not hold up the others.
 func (t *turn) mergeAll(ctx context.Context) error {
-	if time.Now().Before(t.mergeDue(t.at)) {
+	if !t.mergeDue(t.at) {
 		return nil
 	}
 	var errs []error

@@ -13,10 +13,10 @@ import (
 // groupScans is how often in one retention time of offsets groups are looked at.
 const groupScans = 64
 
-// groupsDue tells whether groups have to be looked at.
+// groupsDue tells whether groups have to be looked at, as passDue does.
 func (j *Job) groupsDue(p position) bool {
-	c := j.o.Config()
-	return p.Slot > 0 || time.Since(time.UnixMilli(p.Groups)) >= max(c.OffsetsRetention/groupScans, c.OffsetsRetentionCheck)
+	c, d := j.o.Config(), time.Since(time.UnixMilli(p.Groups))
+	return p.Slot > 0 || d < 0 || d >= max(c.OffsetsRetention/groupScans, c.OffsetsRetentionCheck)
 }
 
 // groups removes the expired offsets of groups without members, groups of

@@ -174,8 +174,11 @@ func positionOf(l catalog.Lease) (p position, err error) {
 	return p, err
 }
 
+// passDue tells whether to begin a pass or go on with one. A last pass in the
+// future is by a clock that was ahead: when it was, nobody knows.
 func (j *Job) passDue(p position) bool {
-	return p.Began > 0 || time.Since(time.UnixMilli(p.Passed)) >= j.o.Interval()
+	d := time.Since(time.UnixMilli(p.Passed))
+	return p.Began > 0 || d < 0 || d >= j.o.Interval()
 }
 
 // turn is one run of the job.

@@ -301,6 +301,35 @@ func TestLease(t *testing.T) {
 	})
 }
 
+// What was done last in a time that has not come yet, by a clock that was ahead, is done again.
+func TestClockWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		lease, err := r.cat.AcquireLease(t.Context(), JobName, "broker-1", time.Minute)
+		r.must(err)
+		ahead := time.Now().Add(365 * 24 * time.Hour).UnixMilli()
+		lease.WriteState(position{Passed: ahead, Groups: ahead})
+		r.must(r.cat.ReleaseLease(t.Context(), lease, 0))
+		j := r.job("broker-1")
+		if due, err := j.due(t.Context()); err != nil || !due {
+			t.Errorf("due: %v, %v", due, err)
+		}
+		stats, err := j.Turn(t.Context())
+		r.must(err)
+		lease, err = r.cat.Lease(t.Context(), JobName)
+		r.must(err)
+		at, err := positionOf(lease)
+		r.must(err)
+		now := time.Now().UnixMilli()
+		if want := (position{Passed: now, Groups: now}); stats.Partitions != 1 || at != want {
+			t.Errorf("%+v, at %+v, want %+v", stats, at, want)
+		}
+		if due, err := j.due(t.Context()); err != nil || due {
+			t.Errorf("due again: %v, %v", due, err)
+		}
+	})
+}
+
 // What a holder that was overtaken has on its way is not applied any more.
 func TestOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

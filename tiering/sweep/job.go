@@ -102,8 +102,11 @@ func (j *Job) due(ctx context.Context) (bool, error) {
 	return j.passDue(at), err
 }
 
+// passDue tells whether to begin a pass or go on with one. A last pass in the
+// future is by a clock that was ahead: when it was, nobody knows.
 func (j *Job) passDue(at position) bool {
-	return at.After != "" || time.Since(time.UnixMilli(at.Passed)) >= j.o.Interval()
+	d := time.Since(time.UnixMilli(at.Passed))
+	return at.After != "" || d < 0 || d >= j.o.Interval()
 }
 
 // Turn makes a pass, or goes on with one, if it is due, until it is done or ctx ends; what is then

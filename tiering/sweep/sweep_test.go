@@ -521,3 +521,28 @@ func TestUploads(t *testing.T) {
 		}
 	})
 }
+
+// A last pass in a time that has not come yet, by a clock that was ahead, keeps nobody from the next one.
+func TestClockWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := filled(t)
+		lease, err := o.Cat.AcquireLease(t.Context(), JobName, "function", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease.WriteState(position{Passed: time.Now().Add(365 * 24 * time.Hour).UnixMilli()})
+		if err := o.Cat.ReleaseLease(t.Context(), lease, 0); err != nil {
+			t.Fatal(err)
+		}
+		j := job(t, o, o.Store, 0)
+		if due, err := j.due(t.Context()); err != nil || !due {
+			t.Errorf("due: %v, %v", due, err)
+		}
+		if stats, err := j.Turn(t.Context()); err != nil || stats.Looked == 0 {
+			t.Errorf("%+v, %v", stats, err)
+		}
+		if due, err := j.due(t.Context()); err != nil || due {
+			t.Errorf("due again: %v, %v", due, err)
+		}
+	})
+}

@@ -14,7 +14,7 @@ import (
 
 const (
 	endTimeout    = 10 * time.Second // of what a run does once its time is over
-	leaseTime     = 5 * time.Minute  // what a run takes the lease for at a time: more than a grace
+	leaseTime     = 5 * time.Minute  // what a run takes the lease for at a time
 	keepPeriod    = 30 * time.Second // between two records of how far a run is
 	reserveTurns  = 3                // intervals after which another schedule may take over
 	turnPeriod    = time.Minute      // how often Run looks whether a pass is due
@@ -83,8 +83,9 @@ func (j *Job) period() time.Duration {
 
 // position is how far the job is: the state of its lease.
 type position struct {
-	Passed int64  `json:"passed"`          // ms; when the last whole pass ended
-	After  string `json:"after,omitempty"` // the pass that is not finished goes on behind this key
+	Passed int64      `json:"passed"`          // ms; when the last whole pass ended
+	After  string     `json:"after,omitempty"` // the pass that is not finished goes on behind this key
+	Held   []savedLot `json:"held,omitempty"`  // and what it has found behind that and not deleted yet
 }
 
 func positionOf(l catalog.Lease) (p position, err error) {
@@ -106,7 +107,7 @@ func (j *Job) due(ctx context.Context) (bool, error) {
 // future is by a clock that was ahead: when it was, nobody knows.
 func (j *Job) passDue(at position) bool {
 	d := time.Since(time.UnixMilli(at.Passed))
-	return at.After != "" || d < 0 || d >= j.o.Interval()
+	return at.After != "" || len(at.Held) > 0 || d < 0 || d >= j.o.Interval()
 }
 
 // Turn makes a pass, or goes on with one, if it is due, until it is done or ctx ends; what is then
@@ -125,14 +126,14 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	p := pass{Options: j.o, after: at.After}
+	p := pass{Options: j.o, after: at.After, held: restore(at.Held, time.Now().Add(j.o.Grace()))}
 	kept := time.Now()
 	p.keep = func(ctx context.Context) error {
 		if time.Since(kept) < keepPeriod {
 			return nil
 		}
 		kept = time.Now()
-		lease.WriteState(position{at.Passed, p.after})
+		lease.WriteState(position{at.Passed, p.after, save(p.held)})
 		return bounded(ctx, func(ctx context.Context) (err error) {
 			lease, err = j.o.Catalog.KeepLease(ctx, lease, leaseTime)
 			return err
@@ -140,14 +141,14 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 	}
 	if j.passDue(at) {
 		err = p.run(ctx)
-		at.After = p.after
+		at.After, at.Held = p.after, save(p.held)
 		if p.whole {
 			at = position{Passed: time.Now().UnixMilli()}
 		}
 	}
 	j.objects.Add(float64(p.stats.Objects))
 	j.bytes.Add(float64(p.stats.Bytes))
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, errLater) {
 		p.stats.Unfinished, err = err != nil, nil // what failed, failed for that
 	}
 	lease.WriteState(at)

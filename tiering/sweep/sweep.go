@@ -96,14 +96,6 @@ func All(ctx context.Context, o Options) (Stats, error) {
 	return p.stats, err
 }
 
-// lot are objects that are to be deleted at one time.
-type lot struct {
-	objects []objstore.Info
-	why     []string
-	due     time.Time
-	upTo    string // the listing's last key that was judged with them
-}
-
 // pass goes over all objects behind a key.
 type pass struct {
 	Options
@@ -125,7 +117,11 @@ func (p *pass) run(ctx context.Context) error {
 	if err := writers.trim(ctx, p.Catalog, p.Store); err != nil {
 		return err
 	}
-	for at, more := p.after, true; more; {
+	at := p.after
+	if n := len(p.held); n > 0 {
+		at = p.held[n-1].upTo
+	}
+	for more := true; more; {
 		page, err := get(ctx, func(ctx context.Context) ([]objstore.Info, error) { return p.Store.List(ctx, "", at, pageSize) })
 		if err != nil {
 			return fmt.Errorf("list objects: %w", err)
@@ -194,31 +190,6 @@ func (p *pass) page(ctx context.Context, w *Writers, page []objstore.Info) error
 		p.after = next.upTo
 	}
 	return nil
-}
-
-// delete deletes the lot that was held first, when it is due.
-func (p *pass) delete(ctx context.Context) error {
-	l := p.held[0]
-	select {
-	case <-time.After(time.Until(l.due)):
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	keys := make([]string, len(l.objects))
-	for i, o := range l.objects {
-		keys[i] = o.Key
-	}
-	if err := bounded(ctx, func(ctx context.Context) error { return p.Store.Delete(ctx, keys...) }); err != nil {
-		return fmt.Errorf("delete %d objects from %s on: %w", len(keys), keys[0], err)
-	}
-	for i, o := range l.objects {
-		p.stats.Bytes += o.Size
-		p.Deleted(o, l.why[i])
-	}
-	p.stats.Objects += int64(len(keys))
-	p.Logger.Info("objects swept", "count", len(keys), "from", keys[0], "why", l.why[0])
-	p.held, p.after = p.held[1:], l.upTo
-	return p.record(ctx)
 }
 
 func (p *pass) record(ctx context.Context) error {

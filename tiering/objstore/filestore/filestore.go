@@ -246,26 +246,29 @@ func (w ctxWriter) Write(p []byte) (int, error) {
 // Delete implements objstore.Store. Outside of folders with packs no fsync
 // follows: an object that a loss of power brings back is one that nothing refers
 // to any more, as it was before, and its next sweep finds it again. A key is put
-// again only after the Delete that removed its object has returned.
+// again only after the Delete that removed its object has returned. A key that
+// fails does not hold up the others.
 func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	if err := objstore.ValidateDelete(keys); err != nil {
 		return err
 	}
 	from := map[string]map[pack.ID]bool{} // by folder, the packs
+	var errs []error
 	for _, key := range keys {
 		if err := ctx.Err(); err != nil {
-			return err
+			errs = append(errs, err)
+			break
 		}
 		if err := s.delete(ctx, s.path(key), from); err != nil {
-			return fmt.Errorf("delete object %s: %w", key, err)
+			errs = append(errs, fmt.Errorf("delete object %s: %w", key, err))
 		}
 	}
-	for dir, packs := range from {
+	for dir, packs := range from { // also for those that went before a failure: a repeat finds them absent
 		if err := s.afterDelete(ctx, dir, packs); err != nil {
-			return fmt.Errorf("delete objects in %s: %w", dir, err)
+			errs = append(errs, fmt.Errorf("delete objects in %s: %w", dir, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // absent says whether an error of a path means that there is no object: no

@@ -411,6 +411,41 @@ func TestPutAfterDelete(t *testing.T) {
 	}
 }
 
+// TestDeleteSome: a key that fails holds up no other one, and what went is gone
+// for ever, pack and all.
+func TestDeleteSome(t *testing.T) {
+	m := vfs.NewMem()
+	s := openPacked(t, m)
+	keys := []string{"wal/1/0", "wal/2/0", "wal/1/1", "wal/2/1"}
+	for _, key := range append(keys, "wal/1/2") {
+		mustPut(t, s, key, "old")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openPacked(t, m)
+	m.SetHook(func(op vfs.Op) error {
+		if op.Kind == vfs.OpRemove && (op.Path == "db/objects/wal/1/0" || op.Path == "db/objects/wal/1/1") {
+			return syscall.EIO
+		}
+		return nil
+	})
+	err := s.Delete(t.Context(), keys...)
+	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), keys[0]) || !strings.Contains(err.Error(), keys[2]) {
+		t.Errorf("Delete with two that fail: %v", err)
+	}
+	m.SetHook(nil)
+	if n, _, _ := packs(t, m, "db/objects/wal/2"); n != 0 {
+		t.Errorf("%d packs are left without objects", n)
+	}
+	for seed := range uint64(8) {
+		all, err := openPacked(t, m.Crash(rand.New(rand.NewPCG(seed, 5)))).List(t.Context(), "", "", 0)
+		if err != nil || len(all) != 3 {
+			t.Errorf("seed %d: %v, %v", seed, all, err)
+		}
+	}
+}
+
 // TestFirstTouch: whatever a Store does first after a loss of power, it does it
 // to what was acknowledged before.
 func TestFirstTouch(t *testing.T) {

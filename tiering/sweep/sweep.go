@@ -27,6 +27,7 @@ import (
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/tiering/manifest"
 	"github.com/varvelog/varve/tiering/objstore"
+	"github.com/varvelog/varve/tiering/upload"
 )
 
 // JobName names the job's lease.
@@ -42,9 +43,9 @@ const (
 
 // Uploads is a store that keeps what unfinished uploads have sent.
 type Uploads interface {
-	// AbortUploads gives up the uploads that began before a moment and returns
-	// their number. An upload that goes on after that fails and is begun anew.
-	AbortUploads(ctx context.Context, before time.Time) (int, error)
+	// AbortUploads gives up the uploads of keys that start with prefix and began
+	// before a moment, and returns their number. An upload that goes on after that fails and is begun anew.
+	AbortUploads(ctx context.Context, prefix string, before time.Time) (int, error)
 }
 
 // Options are what a sweep needs.
@@ -204,12 +205,12 @@ func (p *pass) uploads(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	err := bounded(ctx, func(ctx context.Context) (err error) {
-		p.stats.Uploads, err = store.AbortUploads(ctx, time.Now().Add(-uploadAge))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("give unfinished uploads up: %w", err)
+	before := time.Now().Add(-uploadAge)
+	for _, prefix := range []string{upload.SegmentPrefix, upload.CheckpointPrefix} { // others' are not ours to give up
+		n, err := get(ctx, func(ctx context.Context) (int, error) { return store.AbortUploads(ctx, prefix, before) })
+		if p.stats.Uploads += n; err != nil {
+			return fmt.Errorf("give unfinished uploads of %s up: %w", prefix, err)
+		}
 	}
 	return nil
 }

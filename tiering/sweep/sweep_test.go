@@ -459,13 +459,14 @@ func TestContinues(t *testing.T) {
 // uploading is a store that keeps unfinished uploads.
 type uploading struct {
 	objstore.Store
-	err    error
-	before time.Time
+	err      error
+	before   time.Time
+	prefixes []string
 }
 
-func (u *uploading) AbortUploads(_ context.Context, before time.Time) (int, error) {
-	u.before = before
-	return 3, u.err
+func (u *uploading) AbortUploads(_ context.Context, prefix string, before time.Time) (int, error) {
+	u.before, u.prefixes = before, append(u.prefixes, prefix)
+	return map[string]int{"seg/": 2, "ckpt/": 1}[prefix], u.err
 }
 
 // Nothing is deleted where the newest manifest is another cluster's.
@@ -499,13 +500,16 @@ func TestForeign(t *testing.T) {
 	})
 }
 
-// Unfinished uploads of some age are given up. That this fails does not hold up the sweep.
+// Unfinished uploads of some age are given up, of what is uploaded in parts. That this fails does not hold up the sweep.
 func TestUploads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := filled(t)
 		store := &uploading{Store: o.Store}
 		if stats, err := job(t, o, store, 0).Turn(t.Context()); err != nil || stats.Uploads != 3 || time.Since(store.before) != uploadAge {
 			t.Errorf("%+v, %v, those before %v", stats, err, store.before)
+		}
+		if want := []string{"seg/", "ckpt/"}; !slices.Equal(store.prefixes, want) {
+			t.Errorf("of %v, want %v", store.prefixes, want)
 		}
 		time.Sleep(time.Hour)
 		store.err = objstore.ErrNotFound

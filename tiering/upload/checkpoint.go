@@ -49,9 +49,6 @@ func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (Checkpo
 	return info, nil
 }
 
-// CheckpointPrefix is what the keys of all checkpoints begin with.
-const CheckpointPrefix = "ckpt/"
-
 func checkpointKey(o bundle.Origin, n int64) string {
 	return fmt.Sprintf(CheckpointPrefix+"%010d/%020d/%020d", o.Broker, o.Epoch, n)
 }

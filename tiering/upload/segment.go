@@ -49,9 +49,6 @@ func Segment(ctx context.Context, o Options, src Source) (catalog.Segment, error
 // the epoch is then that of its lease.
 const JobBroker = -1
 
-// SegmentPrefix is what the keys of all segments begin with.
-const SegmentPrefix = "seg/"
-
 // SegmentKey names a segment's object: partition, first offset, writer, and
 // the writer's number for it.
 func SegmentKey(tp kafka.TopicPartition, base kafka.Offset, o bundle.Origin, n int64) string {

@@ -38,6 +38,12 @@ const (
 	defaultPutTimeout = 5 * time.Minute
 )
 
+// Keys of what this package writes begin with these. Nothing else is ever sent in parts.
+const (
+	SegmentPrefix    = "seg/"
+	CheckpointPrefix = "ckpt/"
+)
+
 // Options say where to, and as whom.
 type Options struct {
 	Store  objstore.Store

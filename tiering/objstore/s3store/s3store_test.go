@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,7 @@ type server struct {
 	script  []answer
 	token   string   // of the last create
 	seen    []string // requests
+	listed  []string // prefixes
 	bodies  []string
 	headers []http.Header
 }
@@ -51,6 +53,9 @@ func (s *server) Do(r *http.Request) (*http.Response, error) {
 		s.token = token
 	}
 	s.seen, s.bodies, s.headers = append(s.seen, nameOf(r)), append(s.bodies, string(body)), append(s.headers, r.Header)
+	if q := r.URL.Query(); q.Has("prefix") {
+		s.listed = append(s.listed, q.Get("prefix"))
+	}
 	if len(s.script) == 0 {
 		s.t.Errorf("%s has no answer", nameOf(r))
 		return nil, errReset
@@ -422,13 +427,16 @@ func TestAbortUploads(t *testing.T) {
 	before := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
 	bubble(t, "two pages", func(t *testing.T) {
 		s, srv := newStore(t, nil, page(true, old, recent), ok, page(false, old, old), coded(404, "NoSuchUpload"), ok)
-		if n, err := s.AbortUploads(t.Context(), before); n != 3 || err != nil || len(srv.script) > 0 {
+		if n, err := s.AbortUploads(t.Context(), "seg/", before); n != 3 || err != nil || len(srv.script) > 0 {
 			t.Errorf("%d, %v, after %v", n, err, srv.seen)
+		}
+		if want := []string{"pre/seg/", "pre/seg/"}; !slices.Equal(srv.listed, want) {
+			t.Errorf("listed %v, want %v", srv.listed, want)
 		}
 	})
 	bubble(t, "refused", func(t *testing.T) {
 		s, _ := newStore(t, nil, page(false, old), coded(403, "AccessDenied"))
-		if n, err := s.AbortUploads(t.Context(), before); n != 0 || err == nil {
+		if n, err := s.AbortUploads(t.Context(), "seg/", before); n != 0 || err == nil {
 			t.Errorf("%d, %v", n, err)
 		}
 	})

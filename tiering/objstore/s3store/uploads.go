@@ -10,12 +10,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// AbortUploads gives up the multipart uploads below the prefix that began before a
-// moment, and returns their number. A writer that was only slow is answered that
+// AbortUploads gives up the multipart uploads of keys that start with prefix and
+// began before a moment, and returns their number. A writer that was only slow is answered that
 // its upload is gone, and begins anew under another key.
-func (s *Store) AbortUploads(ctx context.Context, before time.Time) (int, error) {
+func (s *Store) AbortUploads(ctx context.Context, prefix string, before time.Time) (int, error) {
 	aborted := 0
-	for in := (&s3.ListMultipartUploadsInput{Bucket: s.bucket, Prefix: s.key("")}); ; {
+	for in := (&s3.ListMultipartUploadsInput{Bucket: s.bucket, Prefix: s.key(prefix)}); ; {
 		var page *s3.ListMultipartUploadsOutput
 		err := s.retry(ctx, func(ctx context.Context) (err error) {
 			page, err = s.client.ListMultipartUploads(ctx, in)

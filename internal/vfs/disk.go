@@ -146,7 +146,7 @@ func (d *DiskFS) SyncDir(name string) error {
 	for {
 		f, err := d.dir(name)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", ErrNotSynced, err)
 		}
 		err = f.Sync()
 		if !errors.Is(err, fs.ErrClosed) { // closed meanwhile to make room for another

@@ -1,6 +1,8 @@
 package vfs
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -274,7 +276,10 @@ func (m *Mem) SyncDir(name string) error {
 	defer m.mu.Unlock()
 	n, err := m.findDir(OpSyncDir, name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNotSynced, err)
+	}
+	if errors.Is(hookErr, ErrNotSynced) {
+		return hookErr
 	}
 	if hookErr != nil {
 		for base, child := range n.names {

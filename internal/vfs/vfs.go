@@ -14,6 +14,10 @@ import (
 // ErrLocked is returned by Lock for a file that somebody holds.
 var ErrLocked = errors.New("vfs: file is locked")
 
+// ErrNotSynced is returned by SyncDir when it came to no fsync: the directory
+// could not be opened. A later one makes durable what this one would have.
+var ErrNotSynced = errors.New("vfs: directory was not synced")
+
 // FS is a file system. Paths are '/'-separated and relative to its root, which
 // is "" or "."; one that leads out of the root is fs.ErrInvalid.
 // Errors satisfy errors.Is with fs.ErrExist and fs.ErrNotExist, and carry the
@@ -36,8 +40,9 @@ type FS interface {
 	// ReadDir returns the names in a directory; directories end in '/'. They
 	// are in byte order, that '/' included ("a-b" < "a/" < "a0").
 	ReadDir(path string) ([]string, error)
-	// SyncDir makes the names in a directory durable. After an error none
-	// that was new may be trusted, even if a later SyncDir succeeds.
+	// SyncDir makes the names in a directory durable. After an error that is
+	// not ErrNotSynced none that was new may be trusted, even if a later
+	// SyncDir succeeds.
 	SyncDir(path string) error
 	// Size returns a file's length in bytes; a directory is syscall.EISDIR.
 	Size(path string) (int64, error)

@@ -205,7 +205,7 @@ func TestDiskSyncDirFollowsNewDirectory(t *testing.T) {
 		must(t, d.SyncDir("x"))
 		must(t, d.Remove("x"))
 	}
-	if err := d.SyncDir("x"); !errors.Is(err, fs.ErrNotExist) {
+	if err := d.SyncDir("x"); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, vfs.ErrNotSynced) {
 		t.Errorf("SyncDir of a removed directory: %v", err)
 	}
 	for i := range 200 { // more than are kept open

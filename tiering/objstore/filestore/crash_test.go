@@ -354,6 +354,42 @@ func TestFailedFsync(t *testing.T) {
 	}
 }
 
+// TestUnsyncedFolder: a folder that could not be opened for its fsync, because
+// too many files were open, takes puts again, and what they tell is durable.
+func TestUnsyncedFolder(t *testing.T) {
+	m := vfs.NewMem()
+	s, err := open(m, "o", testProcess("1-0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(key string) error { return s.Put(t.Context(), key, objstore.Buffers{[]byte("x")}) }
+	m.SetHook(func(op vfs.Op) error {
+		if op.Kind == vfs.OpSyncDir && op.Path == "o/d" {
+			return fmt.Errorf("%w: %w", vfs.ErrNotSynced, syscall.EMFILE)
+		}
+		return nil
+	})
+	if err := put("d/0"); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("Put into a folder that can't be opened: %v", err)
+	}
+	m.SetHook(nil)
+	if err := put("d/0"); !errors.Is(err, objstore.ErrExists) {
+		t.Errorf("the same again: %v", err)
+	}
+	if err := put("d/1"); err != nil {
+		t.Errorf("another: %v", err)
+	}
+	for seed := range uint64(8) {
+		crashed, err := open(m.Crash(rand.New(rand.NewPCG(seed, 6))), "o", testProcess("2-0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := crashed.List(t.Context(), "", "", 0); err != nil || len(all) != 2 {
+			t.Errorf("seed %d: %v, %v", seed, all, err)
+		}
+	}
+}
+
 // TestSweep: only the files of processes that are gone are removed.
 func TestSweep(t *testing.T) {
 	m := vfs.NewMem()

@@ -152,7 +152,7 @@ func (d *dirs) start(dir string) {
 // finish ends the running round and lets its members and the next leader go.
 func (d *dirs) finish(dir string, r *round) {
 	d.mu.Lock()
-	if r.err != nil {
+	if r.err != nil && !errors.Is(r.err, vfs.ErrNotSynced) { // the next round makes up for what was not synced
 		d.failed[dir] = struct{}{}
 	}
 	s := d.syncing[dir]

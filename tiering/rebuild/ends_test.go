@@ -235,3 +235,30 @@ func TestStoreFails(t *testing.T) {
 		}
 	})
 }
+
+// TestDeletedFromTheTail: DeleteRecords has removed the beginning of the tail, and
+// no manifest says so. Nothing is broken: the tail begins where checkpoints have it.
+func TestDeletedFromTheTail(t *testing.T) {
+	for _, sealed := range []bool{false, true} {
+		o := flushed(t, 3)
+		l := o.Logs[0]
+		if sealed {
+			o.Seal(l)
+		}
+		for i := range 3 {
+			o.Append(l, tiertest.Batch(record.None, 20+i, 1, 10))
+			o.Flush()
+		}
+		o.SetStart(l, l.End()-1)
+		o.Checkpoint(true)
+		names := map[kafka.TopicID]string{l.TP.Topic: "a"}
+		r, err := rebuild.Build(t.Context(), rebuild.Options{Store: o.Store, Slots: tiertest.Slots, Names: names}, memmeta.New())
+		ok(t, err)
+		if k := r.Report.Kinds; k[rebuild.Broken]+k[rebuild.Lost] > 0 || sealed != r.Report.Damaged() {
+			t.Errorf("sealed %v: %v", sealed, r.Report.Findings)
+		}
+		table := memmeta.New()
+		ok(t, r.WriteTo(t.Context(), catalog.New(table), false))
+		same(t.Context(), t, o, table, o.Store, false)
+	}
+}

@@ -116,7 +116,7 @@ func (s *scan) settleLogs(ctx context.Context) error {
 func (s *scan) settleLog(ctx context.Context, t *catalog.Topic, tp kafka.TopicPartition, l *log) error {
 	first := l.base
 	if l.segments == 0 {
-		first = l.sealedEnd
+		first = max(l.sealedEnd, l.cut.To)
 	}
 	if first > l.start {
 		k := Note
@@ -131,6 +131,10 @@ func (s *scan) settleLog(ctx context.Context, t *catalog.Topic, tp kafka.TopicPa
 		if missing = append(missing, Run{l.end, l.sealedEnd}); l.segments > 0 && l.start < l.sealedEnd {
 			s.lost(t, tp, missing[len(missing)-1])
 		}
+	}
+	if l.segments > 0 && l.cut.To > 0 {
+		missing = append(missing, l.cut)
+		s.report.found(Undecided, "%s-%d: offsets %d to %d: no checkpoint has them: DeleteRecords has removed them, and all before them, or they are lost", t.Name, tp.Partition, l.cut.From, l.cut.To-1)
 	}
 	for _, r := range l.missing {
 		if r.To > l.start {

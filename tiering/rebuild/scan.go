@@ -47,6 +47,7 @@ type log struct {
 	missing   []Run        // between them
 	sealedEnd kafka.Offset // what the newest checkpoint says
 	next      kafka.Offset // behind the newest checkpoint
+	cut       Run          // what checkpoints should have between the segments and what they have; empty: nothing
 }
 
 func newScan(o Options, scratch *catalog.Catalog) *scan {

@@ -84,8 +84,13 @@ func (s *scan) chooseCheckpoints() {
 			}
 		}
 		for tp, end := range need {
-			if l := s.log(tp); end > max(l.sealedEnd, l.end, l.start) {
-				s.report.found(Broken, "%s: no checkpoint has offsets %d to %d, which the newest one builds on", tp, max(l.sealedEnd, l.end, l.start), end-1)
+			l := s.log(tp)
+			switch from := max(l.sealedEnd, l.end, l.start); {
+			case end <= from:
+			case s.manifest == nil: // the log's start may lie there, and nothing says so
+				l.cut = Run{from, end}
+			default:
+				s.report.found(Broken, "%s: no checkpoint has offsets %d to %d, which the newest one builds on", tp, from, end-1)
 			}
 		}
 		slices.Reverse(chosen)

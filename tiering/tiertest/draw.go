@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/varvelog/varve/internal/kafka"
 	"github.com/varvelog/varve/internal/kafka/record"
 )
 
@@ -59,7 +60,7 @@ func Step(t *rapid.T, o *Owner, mark int) {
 		o.Remove(l, rapid.IntRange(1, 2).Draw(t, "segments"))
 	case "start":
 		if l.End() > l.Start {
-			o.SetStart(l, l.Start+1)
+			o.SetStart(l, rapid.SampledFrom([]kafka.Offset{l.Start + 1, l.Start + 1, l.End() - 1, l.End()}).Draw(t, "offset"))
 		}
 	}
 }

@@ -325,7 +325,14 @@ func (o *Owner) Remove(l *Log, n int) {
 func (o *Owner) SetStart(l *Log, off kafka.Offset) {
 	o.t.Helper()
 	o.check(o.Cat.SetLogStart(o.ctx, o.slots[l.slot], l.TP, off))
-	l.Start = max(l.Start, off)
+	if off <= l.Start {
+		return
+	}
+	l.Start = off
+	for len(l.hot) > 0 && l.hot[0].Last < off {
+		l.hot = l.hot[1:]
+	}
+	l.state.Aborted = slices.DeleteFunc(l.state.Aborted, func(a bundle.AbortedTxn) bool { return a.LastOffset < off })
 }
 
 // Named returns a topic's log.

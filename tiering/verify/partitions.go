@@ -104,22 +104,28 @@ func (v *run) entry(ctx context.Context, l log, last *catalog.Segment, s catalog
 	if last.End == s.Base || !v.stillNamed(ctx, s) || !v.stillNamed(ctx, *last) {
 		return nil
 	}
+	if start, err := v.start(ctx, l); err != nil || k == Gap && start >= s.Base {
+		return err // DeleteRecords removed what was not sealed yet
+	}
 	v.found(l.finding(k, s.Base, s.Key, "the segment before ends at offset %d", last.End))
 	return nil
 }
 
 // beginning checks that the first entry has all from the log's start on.
 func (v *run) beginning(ctx context.Context, l log, first catalog.Segment) error {
-	if first.Key == "" || first.Base == 0 {
+	if first.Base == 0 {
 		return nil
 	}
-	starts, err := get(ctx, func(ctx context.Context) (map[kafka.TopicPartition]kafka.Offset, error) {
-		return v.Catalog.LogStarts(ctx, l.slot)
-	})
-	if err == nil && starts[l.tp] < first.Base && v.stillNamed(ctx, first) {
-		v.found(l.finding(Gap, starts[l.tp], "", "the log starts there, its first segment at offset %d", first.Base))
+	start, err := v.start(ctx, l)
+	if err == nil && start < first.Base && v.stillNamed(ctx, first) {
+		v.found(l.finding(Gap, start, "", "the log starts there, its first segment at offset %d", first.Base))
 	}
 	return err
+}
+
+func (v *run) start(ctx context.Context, l log) (kafka.Offset, error) {
+	starts, err := v.starts(ctx, []kafka.Slot{l.slot})
+	return starts[l.tp], err
 }
 
 // segment verifies a segment's object.

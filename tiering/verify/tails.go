@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/varvelog/varve/internal/catalog"
@@ -32,6 +33,10 @@ func (v *run) tails(ctx context.Context, cluster catalog.Cluster) error {
 	for i := range numbers {
 		numbers[i] = kafka.Slot(i)
 	}
+	before, err := v.starts(ctx, numbers)
+	if err != nil {
+		return err
+	}
 	tails, err := recovery.NewObserver(v.Store, v.Catalog, numbers).Look(ctx)
 	switch {
 	case errors.Is(err, wal.ErrHole), errors.Is(err, recovery.ErrInconsistent), errors.Is(err, objstore.ErrNotFound):
@@ -43,23 +48,36 @@ func (v *run) tails(ctx context.Context, cluster catalog.Cluster) error {
 	case err != nil:
 		return err
 	}
+	after, err := v.starts(ctx, numbers)
+	if err != nil {
+		return err
+	}
 	for _, l := range logs {
-		if err := v.tail(ctx, l, tails[l.tp]); err != nil {
+		if err := v.tail(ctx, l, tails[l.tp], before[l.tp], after[l.tp]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// tail checks that a tail begins where the segments end, and that the log's
-// start does not lie behind its end.
-func (v *run) tail(ctx context.Context, l log, t recovery.Tail) error {
-	starts, err := get(ctx, func(ctx context.Context) (map[kafka.TopicPartition]kafka.Offset, error) {
-		return v.Catalog.LogStarts(ctx, l.slot)
-	})
-	if err != nil {
-		return err
+// starts returns the log starts in some slots.
+func (v *run) starts(ctx context.Context, numbers []kafka.Slot) (map[kafka.TopicPartition]kafka.Offset, error) {
+	all := make(map[kafka.TopicPartition]kafka.Offset)
+	for _, n := range numbers {
+		starts, err := get(ctx, func(ctx context.Context) (map[kafka.TopicPartition]kafka.Offset, error) {
+			return v.Catalog.LogStarts(ctx, n)
+		})
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, starts)
 	}
+	return all, nil
+}
+
+// tail checks that a tail begins where the segments end, or at the log's start
+// as it was after the look, and that its start before the look does not lie behind its end.
+func (v *run) tail(ctx context.Context, l log, t recovery.Tail, before, after kafka.Offset) (err error) {
 	var sealed catalog.Segment
 	err = bounded(ctx, func(ctx context.Context) error {
 		sealed, _, err = v.Catalog.NewestSegment(ctx, l.tp)
@@ -68,8 +86,8 @@ func (v *run) tail(ctx context.Context, l log, t recovery.Tail) error {
 	if err != nil {
 		return err
 	}
-	begin := max(sealed.End, starts[l.tp])
-	if err := t.From(min(starts[l.tp], t.State.NextOffset)); err != nil {
+	begin := max(sealed.End, after)
+	if err := t.From(min(after, t.State.NextOffset)); err != nil {
 		v.found(l.finding(Gap, begin, "", "the tail: %v", err))
 	}
 	if len(t.Hot) > 0 && t.Hot[0].Base > begin {
@@ -78,8 +96,8 @@ func (v *run) tail(ctx context.Context, l log, t recovery.Tail) error {
 	if len(t.Hot) == 0 && t.State.NextOffset > begin {
 		v.found(l.finding(Gap, begin, "", "the segments end there, the log at offset %d", t.State.NextOffset))
 	}
-	if end := max(sealed.End, t.State.NextOffset); starts[l.tp] > end && starts[l.tp] > 0 {
-		v.found(l.finding(Invalid, starts[l.tp], "", "the log starts there and ends at offset %d", end))
+	if end := max(sealed.End, t.State.NextOffset); before > end {
+		v.found(l.finding(Invalid, before, "", "the log starts there and ends at offset %d", end))
 	}
 	return nil
 }

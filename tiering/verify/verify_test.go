@@ -182,6 +182,57 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestDeletedFromTheTail: DeleteRecords has removed what lies between the segments
+// and a start in the tail. That is no gap, whatever is sealed of the rest; one
+// behind the start is.
+func TestDeletedFromTheTail(t *testing.T) {
+	o := filled(t)
+	l := o.Logs[0]
+	o.SetStart(l, l.End()-4)
+	sound(t, o, false)
+	o.Checkpoint(true)
+	sound(t, o, false)
+	o.Seal(l)
+	sound(t, o, false)
+	o.Checkpoint(true)
+	sound(t, o, false)
+	o.Append(l, tiertest.Batch(record.None, 103, 3, 100))
+	o.Seal(l)
+	segs, err := o.Cat.Segments(t.Context(), l.TP, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := segs[len(segs)-2]
+	if err := o.Cat.SwapSegments(t.Context(), catalog.Swap{Topic: &l.Topic, Old: []catalog.Segment{gone}}); err != nil {
+		t.Fatal(err)
+	}
+	if r := run(t, o, false); !slices.ContainsFunc(r.Findings, func(f verify.Finding) bool { return f.Kind == verify.Gap }) {
+		t.Errorf("without the entry from %d to %d: %v", gone.Base, gone.End, r.Findings)
+	}
+}
+
+// TestPlaceholderFirst: what lies before the first entry is missing, also where
+// that entry has no object.
+func TestPlaceholderFirst(t *testing.T) {
+	o := filled(t)
+	l := o.Logs[0]
+	segs, err := o.Cat.Segments(t.Context(), l.TP, 0, 0)
+	if err != nil || len(segs) != 2 {
+		t.Fatalf("%d entries, %v", len(segs), err)
+	}
+	empty := catalog.Segment{TP: l.TP, Base: segs[1].Base, End: segs[1].End, Epochs: segs[1].Epochs}
+	if err := o.Cat.SwapSegments(t.Context(), catalog.Swap{Topic: &l.Topic, Old: segs[1:], New: []catalog.Segment{empty}}); err != nil {
+		t.Fatal(err)
+	}
+	sound(t, o, false)
+	if err := o.Cat.SwapSegments(t.Context(), catalog.Swap{Topic: &l.Topic, Old: segs[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	if r := run(t, o, false); len(r.Findings) == 0 || r.Findings[0].Kind != verify.Gap {
+		t.Errorf("%v", r.Findings)
+	}
+}
+
 // TestLitter leaves all kinds of objects that nothing names: what can never be
 // named is deleted, the rest is told or on its way.
 func TestLitter(t *testing.T) {

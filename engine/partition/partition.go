@@ -54,7 +54,8 @@ type Cache interface {
 // Cold reads sealed segments; *cold.Reader is one.
 type Cold interface {
 	// Read returns whole batches; the first holds from or is the next one
-	// behind a hole. next is the offset to go on from. objstore.ErrNotFound
+	// behind a hole; none where only a hole is left, up to next. next is the
+	// offset to go on from. objstore.ErrNotFound
 	// means that no segment holds from or anything behind it.
 	Read(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, max int64, a *objcache.Arena) (bufs [][]byte, next kafka.Offset, err error)
 	// FindTimestamp returns the first record whose timestamp is at least ts (ms).

@@ -80,8 +80,13 @@ func TestHoles(t *testing.T) {
 		}
 	}
 	r.add(t, catalog.Segment{TP: r.tp, Base: 50, End: 60})
-	if _, _, err := r.Read(t.Context(), r.tp, 50, 1, nil); !errors.Is(err, objstore.ErrNotFound) {
-		t.Errorf("read of a placeholder: %v, want ErrNotFound", err)
+	for from := range kafka.Offset(10) { // what follows is not sealed: the reader goes on there
+		if bufs, next, err := r.Read(t.Context(), r.tp, 50+from, 1, nil); len(bufs) > 0 || next != 60 || err != nil {
+			t.Errorf("read of the last placeholder from %d: %d buffers, next %d, %v", 50+from, len(bufs), next, err)
+		}
+	}
+	if _, _, err := r.Read(t.Context(), r.tp, 60, 1, nil); !errors.Is(err, objstore.ErrNotFound) {
+		t.Errorf("read behind it: %v, want ErrNotFound", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package cold
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 
@@ -10,11 +11,12 @@ import (
 	"github.com/varvelog/varve/internal/kafka/record"
 	"github.com/varvelog/varve/tiering/bundle"
 	"github.com/varvelog/varve/tiering/objcache"
+	"github.com/varvelog/varve/tiering/objstore"
 )
 
 // Read returns whole batches of one sealed segment, up to limit bytes but at
-// least one batch; the first holds from or is the next one behind a hole. next
-// is the offset to go on from. The buffers are immutable and live as long as
+// least one batch; the first holds from or is the next one behind a hole; none
+// where only a hole is left. next is the offset to go on from. The buffers are immutable and live as long as
 // somebody refers to them, whatever becomes of the arena.
 // Errors: objstore.ErrNotFound when no segment holds from or anything behind
 // it; kafka.KafkaStorageError, wrapped, when an object that the catalogue names is
@@ -31,20 +33,23 @@ func (r *Reader) Read(ctx context.Context, tp kafka.TopicPartition, from kafka.O
 }
 
 func (r *Reader) read(ctx context.Context, tp kafka.TopicPartition, from kafka.Offset, limit int64) ([][]byte, kafka.Offset, error) {
-	for {
-		seg, err := r.find(ctx, tp, from)
+	for at := from; ; {
+		seg, err := r.find(ctx, tp, at)
+		if at > from && errors.Is(err, objstore.ErrNotFound) {
+			return nil, at, nil
+		}
 		if err != nil {
 			return nil, from, err
 		}
 		if seg.Key == "" { // an empty placeholder
-			from = seg.End
+			at = seg.End
 			continue
 		}
-		bufs, next, err := r.readSegment(ctx, seg, from, limit)
+		bufs, next, err := r.readSegment(ctx, seg, at, limit)
 		if err != nil || len(bufs) > 0 {
 			return bufs, next, err
 		}
-		from = next // a hole up to the segment's end
+		at = next // a hole up to the segment's end
 	}
 }
 

@@ -36,10 +36,12 @@ type planner struct {
 	p      *partition
 	target int64 // bytes of a chunk
 	emit   func(chunk) error
+
+	given kafka.Offset // up to where chunks were emitted
 }
 
 // plan emits the chunks of [from, to), in order, which lies below the end that
-// the partition had.
+// the partition had. The last one ends at to, also where no records are left before it.
 //
 //	[ segment ][ segment ][ segment ][ ref ][ ref ]…
 //	     from ▲   catalogue          │ tail  ▲ to
@@ -48,6 +50,7 @@ type planner struct {
 // others: what neither catalogue nor tail has is looked up anew.
 func (w *planner) plan(ctx context.Context, from, to kafka.Offset) error {
 	next, misses := from, 0
+	w.given = from
 	for next < to {
 		begin, tail := next, w.r.tails.now()
 		full, err := w.sealed(ctx, &next, to)
@@ -74,7 +77,15 @@ func (w *planner) plan(ctx context.Context, from, to kafka.Offset) error {
 			return err
 		}
 	}
+	if w.given < to {
+		return w.give(chunk{from: w.given, to: to})
+	}
 	return nil
+}
+
+func (w *planner) give(c chunk) error {
+	w.given = c.to
+	return w.emit(c)
 }
 
 // sealed emits what a page of segments has from next on, and moves next. full
@@ -145,7 +156,7 @@ func (w *planner) segment(ctx context.Context, seg catalog.Segment, next *kafka.
 		if j < len(frames) {
 			c.to = min(end, frames[j].BaseOffset)
 		}
-		if err := w.emit(c); err != nil {
+		if err := w.give(c); err != nil {
 			return err
 		}
 		*next, i = c.to, j
@@ -171,7 +182,7 @@ func (w *planner) tail(s *snapshot, next *kafka.Offset, to kafka.Offset) error {
 			c.refs, c.bytes = appendRef(c.refs, hot[i]), c.bytes+hot[i].Len
 			c.to = min(to, hot[i].Last+1)
 		}
-		if err := w.emit(c); err != nil {
+		if err := w.give(c); err != nil {
 			return err
 		}
 		*next = c.to

@@ -345,6 +345,14 @@ func TestNothingLeft(t *testing.T) {
 			r := open(t.Context(), t, source(t, o), replay.Options{Topic: "a", From: replay.Offset(from)})
 			compare(t, fmt.Sprintf("%d segments emptied, from %d", i+1, from), drain(t.Context(), t, r, 0)[0],
 				want(t, l, max(from, int64(s.End)), int64(l.End()), false))
+			if g := r.Progress(); g.Offsets != g.Total || r.Position().Next[0] != int64(l.End()) {
+				t.Errorf("%d segments emptied, from %d: at the end %+v, position %v", i+1, from, g, r.Position().Next)
+			}
+		}
+		r := open(t.Context(), t, source(t, o), replay.Options{Topic: "a", To: replay.Offset(int64(s.End) - 1)})
+		compare(t, "up to a hole", drain(t.Context(), t, r, 0)[0], nil)
+		if next := r.Position().Next[0]; next != int64(s.End)-1 {
+			t.Errorf("up to a hole: position %d, want %d", next, s.End-1)
 		}
 	}
 }

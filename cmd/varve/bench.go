@@ -131,7 +131,8 @@ func (f *benchFlags) produce(cmd *cobra.Command) error {
 }
 
 func (f *benchFlags) consume(cmd *cobra.Command) error {
-	cl, err := f.client(cmd.Context(), kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxPartitionBytes(1<<20))
+	cl, err := f.client(cmd.Context(), kgo.ConsumeTopics(f.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxPartitionBytes(1<<20),
+		kgo.FetchMaxWait(500*time.Millisecond), kgo.KeepControlRecords())
 	if err != nil {
 		return err
 	}
@@ -146,11 +147,15 @@ func (f *benchFlags) consume(cmd *cobra.Command) error {
 	progress := startProgress(cmd.ErrOrStderr(), &read)
 	begin := time.Now()
 	for len(all.left) > 0 && ctx.Err() == nil {
-		fetches := cl.PollFetches(ctx)
-		if err := fetches.Err0(); err != nil && ctx.Err() == nil {
+		fetches, err := all.poll(ctx)
+		if err = errors.Join(err, fetches.Err0()); err != nil && ctx.Err() == nil {
 			return err
 		}
-		read.Add(int64(fetches.NumRecords()))
+		fetches.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				read.Add(1)
+			}
+		})
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			if n := len(p.Records); n > 0 {
 				all.reached(p.Topic, p.Partition, p.Records[n-1].Offset+1)

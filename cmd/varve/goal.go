@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/varvelog/varve/internal/kafka/record"
 )
 
 // goal is what there is to read until the ends that the partitions had in the
@@ -19,8 +24,12 @@ type goal struct {
 // span is what is left of a partition.
 type span struct{ next, end int64 }
 
-// idle is how long nothing comes until one looks who else has read it.
+// idle is how long nothing comes until one looks who else has read it, and whether
+// any records are left.
 const idle = time.Second
+
+// lookBytes is how much of a partition one looks at then, but for one batch.
+const lookBytes = 64 << 10
 
 // newGoal returns what there is to read of topics from a place on, or where a group stands.
 func newGoal(ctx context.Context, cl *kgo.Client, topics []string, from place, f *consumeFlags) (*goal, error) {
@@ -78,18 +87,78 @@ func (g *goal) reached(topic string, partition int32, next int64) {
 	}
 }
 
-// poll polls. Where nothing comes, other members of the group may have read it.
+// poll polls. Where nothing comes, other members of the group may have read it,
+// or compaction has left no records at the end.
 func (g *goal) poll(ctx context.Context) (kgo.Fetches, error) {
-	if g.group == "" {
-		return g.cl.PollFetches(ctx), nil
-	}
 	short, cancel := context.WithTimeout(ctx, idle)
 	defer cancel()
 	fetches := g.cl.PollFetches(short)
 	if short.Err() == nil || ctx.Err() != nil || fetches.NumRecords() > 0 {
 		return fetches, nil
 	}
-	committed, err := kadm.NewClient(g.cl).FetchOffsets(ctx, g.group)
-	committed.Each(func(o kadm.OffsetResponse) { g.reached(o.Topic, o.Partition, o.At) })
-	return nil, err
+	if g.group != "" {
+		committed, err := kadm.NewClient(g.cl).FetchOffsets(ctx, g.group)
+		if err != nil {
+			return nil, err
+		}
+		committed.Each(func(o kadm.OffsetResponse) { g.reached(o.Topic, o.Partition, o.At) })
+	}
+	return nil, g.look(ctx)
+}
+
+// look asks for what is left of each partition. The client moves on over batches
+// without records, and does not say so. A partition whose leader can't be asked
+// now is asked when nothing has come for a while again; what fails for
+// longer the client's own fetches tell.
+func (g *goal) look(ctx context.Context) error {
+	topics, err := kadm.NewClient(g.cl).Metadata(ctx, slices.Collect(maps.Keys(g.left))...)
+	if err != nil {
+		return err
+	}
+	topics.Topics.EachPartition(func(p kadm.PartitionDetail) {
+		if s, ok := g.left[p.Topic][p.Partition]; ok && p.Err == nil {
+			g.reached(p.Topic, p.Partition, passed(g.fetch(ctx, topics.Topics[p.Topic].ID, p, s.next), s.next))
+		}
+	})
+	return ctx.Err()
+}
+
+// fetch returns batches from an offset on, as they are; none where they can't be had.
+func (g *goal) fetch(ctx context.Context, id kadm.TopicID, p kadm.PartitionDetail, from int64) []byte {
+	req := kmsg.NewPtrFetchRequest()
+	req.ReplicaID, req.MaxBytes, req.SessionEpoch = -1, lookBytes, -1
+	part := kmsg.NewFetchRequestTopicPartition()
+	part.Partition, part.FetchOffset, part.PartitionMaxBytes = p.Partition, from, lookBytes
+	topic := kmsg.NewFetchRequestTopic()
+	topic.Topic, topic.TopicID, topic.Partitions = p.Topic, id, []kmsg.FetchRequestTopicPartition{part}
+	req.Topics = []kmsg.FetchRequestTopic{topic}
+	got, err := req.RequestWith(ctx, g.cl.Broker(int(p.Leader)))
+	if err != nil || len(got.Topics) != 1 || len(got.Topics[0].Partitions) != 1 {
+		return nil
+	}
+	return got.Topics[0].Partitions[0].RecordBatches
+}
+
+// passed returns the first offset from next on that batches have a record at, or else
+// the one behind them.
+func passed(batches []byte, next int64) int64 {
+	for b, err := range record.Split(batches) {
+		if err != nil { // a broker may cut the last one off
+			break
+		}
+		h, err := record.ParseHeader(b)
+		if err != nil {
+			break
+		}
+		for r, err := range record.Records(b, record.MaxDecompressed) {
+			if err != nil {
+				return next // the client's to tell
+			}
+			if off := int64(h.OffsetOf(&r)); off >= next {
+				return off
+			}
+		}
+		next = max(next, int64(h.LastOffset())+1)
+	}
+	return next
 }

@@ -144,6 +144,25 @@ func TestExit(t *testing.T) {
 	}
 }
 
+// TestExitWhereNothingIsLeft reads to an end before which compaction has left no records.
+func TestExitWhereNothingIsLeft(t *testing.T) {
+	s := shell{t, brokertest.Start(t, "log.cleaner.backoff.ms=100", "log.retention.check.interval.ms=500")}
+	s.run("", "topic", "create", "h", "--partitions", "1", "--config", "segment.ms=1000")
+	s.run("1\n2\n3\n", "produce", "h")
+	s.run("", "topic", "alter", "h", "--config", "cleanup.policy=compact", "--config", "min.cleanable.dirty.ratio=0") // they have no keys
+	for s.run("", "replay", "--topic", "h") != "" {
+		time.Sleep(100 * time.Millisecond) // until they are gone; the test's own time is the bound
+	}
+	for _, args := range []string{"consume h --exit", "consume h --exit --group g", "consume h --exit --from 1 --read-committed"} {
+		if got := s.run("", strings.Fields(args)...); got != "" {
+			t.Errorf("varve %s: %q", args, got)
+		}
+	}
+	if got := s.run("", "bench", "consume", "--topic", "h", "--duration", "50s"); !strings.HasPrefix(got, "0 records in ") {
+		t.Errorf("bench consume: %q", got)
+	}
+}
+
 // TestRefused says wrong things: each fails, with a word about what is wrong.
 func TestRefused(t *testing.T) {
 	b := brokertest.Start(t)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,7 +60,7 @@ func (f *produceFlags) options(topic string) ([]kgo.Opt, error) {
 	if !ok {
 		return nil, fmt.Errorf("--compression %q: want none, gzip, snappy, lz4 or zstd", f.compression)
 	}
-	opts := []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec), kgo.AllowAutoTopicCreation(), kgo.ProducerBatchMaxBytes(maxLine)}
+	opts := []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec), kgo.AllowAutoTopicCreation()}
 	switch f.acks {
 	case "all", "-1":
 	case "1":
@@ -89,7 +90,10 @@ func (f *produceFlags) run(cmd *cobra.Command, topic string, files []string) err
 	if err != nil {
 		return fmt.Errorf("--header: %w", err)
 	}
-	cl, err := f.client(cmd.Context(), append(opts, kgo.RecordDeliveryTimeout(f.timeout))...)
+	opts = append(opts, kgo.RecordDeliveryTimeout(f.timeout))
+	cl, err := newSending(cmd.Context(), topic, func(more ...kgo.Opt) (*kgo.Client, error) {
+		return f.client(cmd.Context(), slices.Concat(opts, more)...)
+	})
 	if err != nil {
 		return err
 	}
@@ -209,7 +213,7 @@ func (f *produceFlags) bytes(s string) []byte {
 
 // sender produces records and remembers the first failure.
 type sender struct {
-	cl        *kgo.Client
+	cl        *sending
 	headers   []kgo.RecordHeader
 	partition int32
 	acked     atomic.Int64
@@ -223,7 +227,7 @@ func (s *sender) one(key, value []byte) error {
 	if err := s.failure(); err != nil {
 		return err
 	}
-	s.cl.Produce(context.Background(), &kgo.Record{Key: key, Value: value, Headers: s.headers, Partition: s.partition}, func(_ *kgo.Record, err error) {
+	s.cl.produce(context.Background(), &kgo.Record{Key: key, Value: value, Headers: s.headers, Partition: s.partition}, func(err error) {
 		if err == nil {
 			s.acked.Add(1)
 			return

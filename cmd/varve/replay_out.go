@@ -107,13 +107,15 @@ func (f *replayFlags) toCluster(cmd *cobra.Command, r *replay.Replay) error {
 	if topic == "" {
 		topic = f.topic
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(f.into, ",")...), kgo.ClientID("varve"), kgo.DefaultProduceTopic(topic),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(maxLine), kgo.MaxBufferedBytes(int(f.memoryMiB)<<20))
+	cl, err := newSending(cmd.Context(), topic, func(more ...kgo.Opt) (*kgo.Client, error) {
+		return kgo.NewClient(append(more, kgo.SeedBrokers(strings.Split(f.into, ",")...), kgo.ClientID("varve"), kgo.DefaultProduceTopic(topic),
+			kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedBytes(int(f.memoryMiB)<<20))...)
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("topic %q of %s: %w", topic, f.into, err)
 	}
 	defer cl.Close()
-	if err := makeTopic(cmd.Context(), cl, topic, r); err != nil {
+	if err := makeTopic(cmd.Context(), cl.Client, topic, r); err != nil {
 		return fmt.Errorf("topic %q of %s: %w", topic, f.into, err)
 	}
 	ctx, cancel := context.WithCancelCause(cmd.Context())
@@ -122,7 +124,7 @@ func (f *replayFlags) toCluster(cmd *cobra.Command, r *replay.Replay) error {
 	var failed error
 	var acked atomic.Int64
 	err = f.each(ctx, r, func(rec *kgo.Record) error {
-		cl.Produce(ctx, copyRecord(rec, topic), func(_ *kgo.Record, err error) {
+		cl.produce(ctx, copyRecord(rec, topic), func(err error) {
 			if err == nil {
 				acked.Add(1)
 				return

@@ -163,6 +163,30 @@ func TestExitWhereNothingIsLeft(t *testing.T) {
 	}
 }
 
+// TestLargest produces much into a topic that takes small batches only. What alone is too
+// large is named, and what is not once it is compressed goes through, in its place.
+func TestLargest(t *testing.T) {
+	b := brokertest.Start(t)
+	s := shell{t, b}
+	const limit = "max.message.bytes=20000"
+	s.run("", "topic", "create", "l", "copy", "--partitions", "1", "--config", limit)
+	lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 5000)
+	s.run(lines, "produce", "l")
+	large := strings.Repeat("y", 100_000) + "\n"
+	s.run("before\n"+large+"behind\n", "produce", "l", "--compression", "zstd")
+	if got := s.run("", "consume", "l", "--exit"); got != lines+"before\n"+large+"behind\n" {
+		t.Errorf("%d bytes are there", len(got))
+	}
+	s.run("", "replay", "--topic", "l", "--into", b.Addr, "--into-topic", "copy")
+	if got := s.run("", "consume", "copy", "--exit"); got != lines+"before\n"+large+"behind\n" {
+		t.Errorf("%d bytes are copied", len(got))
+	}
+	if r := s.try(large, "produce", "l"); r.code != 1 || !strings.Contains(r.err, "100000 bytes") || !strings.Contains(r.err, "20000") {
+		t.Errorf("too large: exit code %d, %s", r.code, r.err)
+	}
+	s.run(lines, "produce", "made") // on demand
+}
+
 // TestRefused says wrong things: each fails, with a word about what is wrong.
 func TestRefused(t *testing.T) {
 	b := brokertest.Start(t)

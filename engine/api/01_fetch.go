@@ -53,6 +53,7 @@ type fetching struct {
 	next    []kafka.Offset        // of parts: behind what was read; 0: nothing was
 	far     []far                 // of parts; nil: other brokers lead none that is read here
 	leads   []*lead               // those brokers
+	full    bool                  // a batch was left out that had no room: what follows is not read
 	arena   *objcache.Arena
 }
 
@@ -202,12 +203,16 @@ func (f *fetching) failed(p *fetchPart, code kafka.ErrorCode) wire.FetchPartitio
 func (f *fetching) read(ctx context.Context) (n int64, done bool) {
 	left := int64(min(int(max(f.req.MaxBytes, 0)), f.s.o.Config().FetchMaxBytes))
 	f.prefetch(ctx, left)
+	f.full = false
 	for i, l := range f.logs {
 		if l == nil && !f.isFar(i) {
 			done = true
 			continue
 		}
 		limit := int(min(left, int64(max(f.parts[i].max, 0))))
+		if f.full {
+			limit = 0
+		}
 		got, ok := f.readOne(ctx, i, limit, n == 0)
 		done = done || !ok
 		n, left = n+got, left-got
@@ -220,7 +225,7 @@ func (f *fetching) prefetch(ctx context.Context, total int64) {
 	asks := make([]partition.Ask, 0, len(f.logs))
 	for i, l := range f.logs {
 		if l != nil && l.Offsets().HighWatermark > f.parts[i].from {
-			asks = append(asks, partition.Ask{Log: l, From: f.parts[i].from, Limit: int(f.parts[i].max)})
+			asks = append(asks, partition.Ask{Log: l, From: f.parts[i].from, Limit: int(max(f.parts[i].max, 0))})
 		}
 	}
 	if len(asks) > 1 && !f.replica {
@@ -269,6 +274,7 @@ func (f *fetching) fill(i int, res partition.Result, limit int, first bool) (got
 	if !first && got > int64(limit) {
 		res.Bufs, res.Aborted, got = nil, nil, 0
 		f.next[i] = p.from
+		f.full = f.full || limit < int(p.max)
 	}
 	f.rows[i] = row(p, res, kafka.Isolation(f.req.IsolationLevel))
 	return got

@@ -87,7 +87,11 @@ func (c *fetchSessions) begin(req *kmsg.FetchRequest) (sessionUse, []fetchPart, 
 	if s == nil {
 		return sessionUse{}, nil, kafka.FetchSessionIDNotFound
 	}
-	return s.next(req)
+	use, parts, code := s.next(req)
+	if code == kafka.FetchSessionIDNotFound {
+		c.remove(req.SessionID)
+	}
+	return use, parts, code
 }
 
 // next takes in an incremental request.

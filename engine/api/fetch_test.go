@@ -166,6 +166,30 @@ func TestFetchLimits(t *testing.T) {
 	}
 }
 
+// TestFetchIsFull: behind a batch that has no room no other partition is read.
+func TestFetchIsFull(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.dial()
+	id := c.create("t", 3)
+	for part, bytes := range []int{1000, 2000, 10} {
+		c.produce(produceReq("t", id, int32(part), -1, batch(t, strings.Repeat("x", bytes))), 9)
+	}
+	for max, want := range map[int32][]int{1 << 20: {1, 1, 1}, 2500: {1, 0, 0}, -1: {1, 0, 0}} {
+		req := fetchReq("t", id, 0, 0)
+		fetchMore(fetchMore(req, "t", id, 1, 0), "t", id, 2, 0)
+		req.MaxBytes = max
+		var got []int
+		for _, tp := range ask[*kmsg.FetchResponse](c, req, 12).Topics {
+			for _, p := range tp.Partitions {
+				got = append(got, len(values(t, p.RecordBatches)))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d bytes: %v batches, want %v", max, got, want)
+		}
+	}
+}
+
 // TestIncrementalSession walks a session through its life.
 func TestIncrementalSession(t *testing.T) {
 	r := newRig(t, nil)
@@ -285,6 +309,22 @@ func TestSessionCache(t *testing.T) {
 			t.Fatal(c.len())
 		}
 	})
+}
+
+// TestSessionGrows: a session that comes to have too many partitions ends, with what it has in memory.
+func TestSessionGrows(t *testing.T) {
+	c := newFetchSessions(2)
+	use, _, code := c.begin(sessionReq(0, 0, 0))
+	if code != kafka.None {
+		t.Fatal(code)
+	}
+	var more []int32
+	for p := range int32(maxSessionParts) {
+		more = append(more, p+1)
+	}
+	if _, _, code := c.begin(sessionReq(use.id(), 1, more...)); code != kafka.FetchSessionIDNotFound || c.len() != 0 {
+		t.Errorf("%v, and %d sessions are left", code, c.len())
+	}
 }
 
 // TestSessionOvertaken: of two fetches in one session the older one fails.

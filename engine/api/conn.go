@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -183,7 +184,7 @@ func (c *conn) awaitFrame(in *bufio.Reader) error {
 		_, err := in.Peek(1)
 		switch {
 		case err == nil:
-			if idle > 0 && in.Buffered() < 4 { // the rest has its own time
+			if idle > 0 && !whole(in) { // the rest has its own time
 				return c.c.SetReadDeadline(time.Now().Add(idle))
 			}
 			return nil
@@ -193,6 +194,12 @@ func (c *conn) awaitFrame(in *bufio.Reader) error {
 			return err
 		}
 	}
+}
+
+// whole tells whether the request that comes next has been received.
+func whole(in *bufio.Reader) bool {
+	size, err := in.Peek(min(4, in.Buffered()))
+	return err == nil && len(size) == 4 && int64(in.Buffered())-4 >= int64(binary.BigEndian.Uint32(size))
 }
 
 // enqueue waits for room, and hands a request to the answerer.

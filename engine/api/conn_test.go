@@ -265,6 +265,33 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// TestIdleInARequest: a request that begins just before the end of connections.max.idle.ms has as long itself, and no longer.
+func TestIdleInARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newServer(t, nil)
+		for pause, closed := range map[time.Duration]bool{2 * time.Minute: false, 11 * time.Minute: true} {
+			ours, theirs := net.Pipe()
+			done := make(chan struct{})
+			go func() { defer close(done); newConn(s, theirs).serve(t.Context()) }()
+			frame := []byte{0, 0, 0, 11, 0, 18, 0, 0, 0, 0, 0, 7, 0, 1, 'x'} // ApiVersions, version 0
+			time.Sleep(9 * time.Minute)
+			if _, err := ours.Write(frame[:6]); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(pause)
+			_, err := ours.Write(frame[6:])
+			if err == nil {
+				_, err = io.ReadFull(ours, make([]byte, 8))
+			}
+			if (err != nil) != closed {
+				t.Errorf("a request that takes %v: %v", pause, err)
+			}
+			_ = ours.Close()
+			<-done
+		}
+	})
+}
+
 // syncBuffer is a buffer for a log that is read meanwhile.
 type syncBuffer struct {
 	mu sync.Mutex

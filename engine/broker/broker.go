@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,13 @@ type Broker struct {
 	peers   *peer.Pool // nil: other brokers cannot be reached
 
 	manager atomic.Pointer[slot.Manager] // of the session of the moment
-	config  atomic.Pointer[config.Broker]
+	applied atomic.Pointer[applied]
+}
+
+// applied is the configuration by a snapshot of the catalogue.
+type applied struct {
+	by     *catalog.Topics
+	config *config.Broker
 }
 
 // Run runs a broker until ctx ends, and then until it has left in order.
@@ -102,7 +109,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	b := &Broker{o: o, logs: partition.NewSet()}
-	b.config.Store(o.Config)
+	b.applied.Store(&applied{config: o.Config})
 	reg := b.registerer()
 	if o.Config.MetadataHedge {
 		hedged, err := meta.Hedged(o.Meta, reg)
@@ -130,7 +137,7 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	}
 	b.view = &member.View{Catalog: b.catalog, Slots: b.cluster.Slots}
 	b.slots = slot.Options{
-		Catalog: b.catalog, Store: o.Store, Cache: b.cache, Cold: b.cold, Config: b.config.Load,
+		Catalog: b.catalog, Store: o.Store, Cache: b.cache, Cold: b.cold, Config: b.settings,
 		Broker: o.Self.ID, Addr: net.JoinHostPort(o.Self.Host, fmt.Sprint(o.Self.Port)), Rack: o.Self.Rack,
 		View: b.view, Logger: o.Logger, Logs: b.logs, Dial: o.Dial, Room: o.Room, Follows: new(catalog.Session),
 	}
@@ -172,15 +179,15 @@ func (b *Broker) run(ctx context.Context) error {
 	defer cancel()
 	items := txn.Items{Catalog: b.catalog, Slots: b.cluster.Slots}
 	groups := group.New(group.Options{
-		Catalog: b.catalog, Config: b.config.Load, Logger: b.o.Logger,
+		Catalog: b.catalog, Config: b.settings, Logger: b.o.Logger,
 		Slot: b.groupSlot, Slots: b.ownedSlots, InTxn: items.InTxn, Registerer: b.registerer(),
 	})
 	txns := txn.New(txn.Options{
 		Items: items, Slot: b.slot, Owned: b.ownedSlots, Logs: b.logs, Wake: b.wake, Groups: groups, Cluster: b.view.Now, Self: b.o.Self.ID, Peers: b.peers,
-		Config: b.config.Load, Logger: b.o.Logger, Registerer: b.registerer(),
+		Config: b.settings, Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	server, err := api.New(api.Options{
-		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Txns: txns, Config: b.config.Load, Self: b.o.Self, ClusterID: b.cluster.ID,
+		Catalog: b.catalog, Cluster: b.view.Now, Logs: b.logs, Groups: groups, Txns: txns, Config: b.settings, Self: b.o.Self, ClusterID: b.cluster.ID,
 		Admit: b.admit, Reconcile: b.reconcile, Await: b.await, Arrives: b.arrives, Wake: b.wake, SetLogStart: b.setLogStart, Follow: b.follow(), Logger: b.o.Logger, Registerer: b.registerer(),
 	})
 	if err != nil {
@@ -343,11 +350,23 @@ func (b *Broker) leave(ctx context.Context, m *slot.Manager) error {
 	return nil
 }
 
-// reconcile brings logs and settings up to the catalogue's snapshot.
-func (b *Broker) reconcile(ctx context.Context) error {
-	b.config.Store(b.o.Config.With(b.catalog.Topics().BrokerConfigs("")))
-	return b.manager.Load().Reconcile(ctx)
+// settings returns the configuration of the moment: what was given at the start, under what the catalogue's snapshot has for
+// all brokers.
+func (b *Broker) settings() *config.Broker {
+	a, by := b.applied.Load(), b.catalog.Topics()
+	if a.by == by {
+		return a.config
+	}
+	next := &applied{by, a.config}
+	if dynamic := by.BrokerConfigs(""); !maps.Equal(dynamic, a.config.Dynamic) {
+		next.config = b.o.Config.With(dynamic)
+	}
+	b.applied.Store(next)
+	return next.config
 }
+
+// reconcile brings logs up to the catalogue's snapshot.
+func (b *Broker) reconcile(ctx context.Context) error { return b.manager.Load().Reconcile(ctx) }
 
 // await waits until all live brokers act on what this one knows.
 func (b *Broker) await(ctx context.Context) error { return b.manager.Load().Await(ctx) }
@@ -382,5 +401,8 @@ func (b *Broker) setLogStart(ctx context.Context, l *partition.Log, off kafka.Of
 		return err
 	}
 	l.SetLogStart(off)
+	if now, ok := b.logs.Peek(l.TP()); ok { // it may have been dormant, or elsewhere, meanwhile
+		now.SetLogStart(off)
+	}
 	return nil
 }

@@ -96,6 +96,48 @@ func TestCatalogueIsGone(t *testing.T) {
 	}
 }
 
+// TestSettingsOfAll: what is set for all brokers holds at each of them, and after a restart.
+func TestSettingsOfAll(t *testing.T) {
+	table, objects := memmeta.New(), memstore.New()
+	var log bytes.Buffer
+	start := func() *Broker {
+		t.Helper()
+		o := options(t, table, &log)
+		o.Store = objects
+		b, err := assemble(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	set := func(by *Broker, kv map[string]string) {
+		t.Helper()
+		err := by.catalog.AlterBrokerConfigs(t.Context(), "", func(map[string]string) (map[string]string, error) { return kv, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	bytesOf := func(b *Broker) int64 { return config.EffectiveTopic(b.settings(), nil).SegmentBytes }
+	a, b := start(), start()
+	was := bytesOf(a)
+	set(a, map[string]string{"log.segment.bytes": "7654321"})
+	if err := b.catalog.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, broker := range map[string]*Broker{"where it was set": a, "at another": b, "at one that starts": start()} {
+		if n := bytesOf(broker); n != 7654321 {
+			t.Errorf("%s: %d", name, n)
+		}
+		if first := broker.settings(); broker.settings() != first {
+			t.Errorf("%s: it is parsed each time", name)
+		}
+	}
+	set(b, nil)
+	if n := bytesOf(b); n != was {
+		t.Errorf("taken back: %d, was %d", n, was)
+	}
+}
+
 // TestStartAsksLittle counts what a start on a cluster that was used asks the
 // catalogue until it serves: it does not grow with the number of slots. What
 // begins beside it, such as the expiry of groups, may be counted too: the least of some starts counts.

@@ -15,7 +15,7 @@ import (
 func (b *Broker) compact(ctx context.Context) error {
 	job, err := compaction.New(compaction.Options{
 		Catalog: b.catalog, Store: b.o.Store, Slots: b.cluster.Slots, Holder: fmt.Sprintf("broker-%d", b.o.Self.ID),
-		Config: b.config.Load, Level: zstd.EncoderLevelFromZstd(b.config.Load().SealLevel),
+		Config: b.settings, Level: zstd.EncoderLevelFromZstd(b.settings().SealLevel),
 		Pace:         slot.Pace(func() int64 { return b.manager.Load().Written() }),
 		Unreferenced: b.cold.Forget,
 		Logger:       b.o.Logger, Registerer: b.registerer(),

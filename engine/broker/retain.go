@@ -19,8 +19,8 @@ const startsRetry = time.Second
 func (b *Broker) retain(ctx context.Context) error {
 	job, err := retention.New(retention.Options{
 		Catalog: b.catalog, Store: b.o.Store, Slots: b.cluster.Slots, Holder: fmt.Sprintf("broker-%d", b.o.Self.ID),
-		Config:       b.config.Load,
-		Interval:     func() time.Duration { return b.config.Load().RetentionCheckInterval },
+		Config:       b.settings,
+		Interval:     func() time.Duration { return b.settings().RetentionCheckInterval },
 		Tail:         b.tail,
 		Unreferenced: b.cold.Forget, Deleted: b.cache.Forget,
 		Logger: b.o.Logger, Registerer: b.registerer(),
@@ -36,8 +36,8 @@ func (b *Broker) retain(ctx context.Context) error {
 func (b *Broker) sweep(ctx context.Context) error {
 	job, err := sweep.New(sweep.Options{
 		Catalog: b.catalog, Store: b.o.Store, Holder: fmt.Sprintf("broker-%d", b.o.Self.ID),
-		Grace:    func() time.Duration { return config.EffectiveTopic(b.config.Load(), nil).FileDeleteDelay },
-		Interval: func() time.Duration { return b.config.Load().SweepInterval },
+		Grace:    func() time.Duration { return config.EffectiveTopic(b.settings(), nil).FileDeleteDelay },
+		Interval: func() time.Duration { return b.settings().SweepInterval },
 		Deleted:  func(o objstore.Info, _ string) { b.cache.Forget(o.Key) },
 		Logger:   b.o.Logger, Registerer: b.registerer(),
 	})

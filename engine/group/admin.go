@@ -55,7 +55,7 @@ func describedSize(rg *kmsg.DescribeGroupsResponseGroup) (n int) {
 func (c *Coordinator) describe(ctx context.Context, id string, version int16) kmsg.DescribeGroupsResponseGroup {
 	rg := kmsg.NewDescribeGroupsResponseGroup()
 	rg.Group = id
-	if !validID(id, true) {
+	if !ValidID(id, true) {
 		rg.ErrorCode = int16(kafka.InvalidGroupID)
 		return rg
 	}
@@ -194,7 +194,7 @@ func (c *Coordinator) Delete(ctx context.Context, req *kmsg.DeleteGroupsRequest)
 		switch {
 		case i >= maxGroups:
 			rg.ErrorCode = int16(kafka.InvalidRequest)
-		case !validID(rg.Group, true):
+		case !ValidID(rg.Group, true):
 			rg.ErrorCode = int16(kafka.InvalidGroupID)
 		default:
 			rg.ErrorCode = int16(c.call(ctx, rg.Group, func(t Token) Event { return Delete{Token: t} }).Code)

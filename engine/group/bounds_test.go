@@ -120,3 +120,21 @@ func TestListTrimsFilters(t *testing.T) {
 		want(t, "list of version 0", len(c.List(t.Context(), r).Groups), 1)
 	})
 }
+
+// TestJoinIsText: what other members and observers are told of a member is UTF-8.
+func TestJoinIsText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, stop := newWorld(t).start()
+		defer stop()
+		for name, spoil := range map[string]func(*kmsg.JoinGroupRequest){
+			"protocol":      func(r *kmsg.JoinGroupRequest) { r.Protocols[0].Name = "\xff" },
+			"protocol type": func(r *kmsg.JoinGroupRequest) { r.ProtocolType = "\xff" },
+			"instance":      func(r *kmsg.JoinGroupRequest) { r.InstanceID = kmsg.StringPtr("\xff") },
+			"member":        func(r *kmsg.JoinGroupRequest) { r.MemberID = "\xff" },
+		} {
+			r := joinReq("", 5)
+			spoil(r)
+			want(t, name, c.Join(t.Context(), r, "", "").ErrorCode, int16(kafka.InvalidRequest))
+		}
+	})
+}

@@ -19,6 +19,9 @@ func encode(g *Group, f fence) []byte {
 		Fence: f, State: int(g.state), Generation: g.generation, ProtocolType: g.protocolType, Protocol: g.protocol,
 		Leader: g.leader, EmptySinceMs: g.emptySince.UnixMilli(),
 	}
+	if g.state == Dead { // until its items are deleted
+		s.State = int(Empty)
+	}
 	for _, m := range g.members {
 		s.Members = append(s.Members, catalog.SavedMember{
 			ID: m.ID, InstanceID: m.InstanceID, ClientID: m.ClientID, ClientHost: m.ClientHost,
@@ -32,6 +35,9 @@ func encode(g *Group, f fence) []byte {
 func decode(b []byte) (*Group, fence, error) {
 	s, err := catalog.DecodeGroup(b)
 	state := State(s.State)
+	if state == Dead { // as it was once saved
+		state = Empty
+	}
 	if err == nil && (state < Empty || state > Stable || len(s.Members) > maxMembers || state == Empty && len(s.Members) > 0) {
 		err = fmt.Errorf("%w: state %d with %d members", catalog.ErrCorruptGroup, s.State, len(s.Members))
 	}

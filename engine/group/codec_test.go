@@ -28,6 +28,20 @@ func TestLargeStateIsDeflated(t *testing.T) {
 	}
 }
 
+// TestDyingIsSavedAsEmpty: a group that dies, and whose items are not deleted yet, is one without members when it is read.
+func TestDyingIsSavedAsEmpty(t *testing.T) {
+	g := NewGroup()
+	g.created = true
+	g.die()
+	if h, _, err := decode(encode(g, fence{})); err != nil || g.state != Dead || h.state != Empty {
+		t.Errorf("%v of %v, %v", h, g.state, err)
+	}
+	old := catalog.SavedGroup{State: int(Dead)} // as it was saved before
+	if h, _, err := decode(old.Encode()); err != nil || h.state != Empty {
+		t.Errorf("%v, %v", h, err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	g := NewGroup()
 	g.Step(time.UnixMilli(0), Join{Token: 1, ClientID: "c", NewID: "1", ProtocolType: "consumer", Protocols: []Protocol{{Name: "range"}}})

@@ -29,7 +29,7 @@ func (c *Coordinator) OffsetCommit(ctx context.Context, req *kmsg.OffsetCommitRe
 		return resp
 	}
 	code := kafka.InvalidGroupID
-	if validID(req.Group, true) {
+	if ValidID(req.Group, true) {
 		code = c.call(ctx, req.Group, func(t Token) Event { commit.Token = t; return commit }).Code
 	}
 	if code != kafka.None {
@@ -129,7 +129,7 @@ func (c *Coordinator) topic(name string, id [16]byte, byID bool) (*catalog.Topic
 // OffsetDelete handles OffsetDelete, version 0.
 func (c *Coordinator) OffsetDelete(ctx context.Context, req *kmsg.OffsetDeleteRequest) *kmsg.OffsetDeleteResponse {
 	resp := req.ResponseKind().(*kmsg.OffsetDeleteResponse)
-	if !validID(req.Group, false) {
+	if !ValidID(req.Group, false) {
 		resp.ErrorCode = int16(kafka.InvalidGroupID)
 		return resp
 	}

@@ -314,6 +314,43 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
+// TestOffsetsHaveAGroup: offsets are written only behind a state of their group, also when somebody had asked for a member id and
+// left; those that were once written without one are read all the same.
+func TestOffsetsHaveAGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cat := catalog.New(w.store)
+		saved := func(id string) bool {
+			g, err := cat.ReadGroupState(t.Context(), id)
+			w.check(err)
+			return len(g.Value) > 0
+		}
+		c, stop := w.start()
+		j := c.Join(t.Context(), joinReq("", 4), "", "")
+		want(t, "join", j.ErrorCode, int16(kafka.MemberIDRequired))
+		leave := kmsg.NewPtrLeaveGroupRequest()
+		leave.Group, leave.MemberID = "g", j.MemberID
+		want(t, "leave", c.Leave(t.Context(), leave).ErrorCode, 0)
+		want(t, "commit", commit(t, c, commitReq("g", "", -1, "t", 5)), kafka.None)
+		want(t, "the group is saved", saved("g"), true)
+		stop()
+
+		orphan, _, err := cat.LoadGroup(t.Context(), "o")
+		w.check(err)
+		at := kafka.TopicPartition{Topic: w.topic.ID}
+		w.check(cat.CommitOffsets(t.Context(), orphan, map[kafka.TopicPartition]catalog.GroupOffset{at: {Offset: 7}}, nil))
+		w.takeOver()
+		c, stop = w.start()
+		defer stop()
+		for id, offset := range map[string]int64{"g": 5, "o": 7} {
+			off, code := fetch(t, c, id)
+			want(t, "offset of "+id, off, offset)
+			want(t, "code of "+id, code, kafka.None)
+			want(t, "saved: "+id, saved(id), true)
+		}
+	})
+}
+
 func TestNothingLeavesBeforeItIsSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

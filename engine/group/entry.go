@@ -279,7 +279,7 @@ func (e *entry) next() job {
 			return nil
 		}
 		return e.load()
-	case e.version > e.saved:
+	case e.version > e.saved, !e.batch.empty() && len(e.item.Value) == 0: // offsets without a group would be nobody's
 		return e.save()
 	case len(e.confirming) > 0 && !e.confirmed:
 		return e.confirm()

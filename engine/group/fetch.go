@@ -105,7 +105,7 @@ type lookup struct {
 
 // fetch returns a group's offsets of the topics that are wanted, nil: of all.
 func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFetchRequestGroupTopic, how lookup) ([]kmsg.OffsetFetchResponseGroupTopic, kafka.ErrorCode) {
-	if !validID(id, true) {
+	if !ValidID(id, true) {
 		return nil, kafka.InvalidGroupID
 	}
 	var topics []kmsg.OffsetFetchResponseGroupTopic

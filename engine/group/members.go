@@ -19,10 +19,20 @@ const (
 	maxMetadata = 1 << 20 // bytes of all protocols that one member offers
 )
 
-// validID tells whether a group's id can be: not empty, except where Kafka
+// ValidID tells whether a group's id can be: not empty, except where Kafka
 // still lets old simple consumers have it so.
-func validID(id string, emptyToo bool) bool {
+func ValidID(id string, emptyToo bool) bool {
 	return (id != "" || emptyToo) && len(id) <= maxGroupID && utf8.ValidString(id)
+}
+
+// validStrings tells whether the strings of a join, which other members and observers are told, are UTF-8.
+func validStrings(req *kmsg.JoinGroupRequest) bool {
+	for _, p := range req.Protocols {
+		if !utf8.ValidString(p.Name) {
+			return false
+		}
+	}
+	return utf8.ValidString(req.MemberID) && utf8.ValidString(req.ProtocolType) && (req.InstanceID == nil || utf8.ValidString(*req.InstanceID))
 }
 
 // Join handles JoinGroup, versions 0 to 9. It waits for the rebalance.
@@ -35,8 +45,10 @@ func (c *Coordinator) Join(ctx context.Context, req *kmsg.JoinGroupRequest, clie
 	}
 	protocols, ok := cloneProtocols(req.Protocols)
 	switch {
-	case !validID(req.Group, false):
+	case !ValidID(req.Group, false):
 		return joinResponse(req, Reply{Code: kafka.InvalidGroupID})
+	case !validStrings(req):
+		return joinResponse(req, Reply{Code: kafka.InvalidRequest})
 	case session < cfg.GroupMinSessionTimeout || session > cfg.GroupMaxSessionTimeout:
 		return joinResponse(req, Reply{Code: kafka.InvalidSessionTimeout})
 	case !ok:
@@ -95,7 +107,7 @@ func joinResponse(req *kmsg.JoinGroupRequest, r Reply) *kmsg.JoinGroupResponse {
 func (c *Coordinator) Sync(ctx context.Context, req *kmsg.SyncGroupRequest) *kmsg.SyncGroupResponse {
 	resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
 	switch {
-	case !validID(req.Group, false):
+	case !ValidID(req.Group, false):
 		resp.ErrorCode = int16(kafka.InvalidGroupID)
 		return resp
 	case req.Version >= 5 && (req.ProtocolType == nil || req.Protocol == nil):
@@ -120,7 +132,7 @@ func (c *Coordinator) Sync(ctx context.Context, req *kmsg.SyncGroupRequest) *kms
 // Heartbeat handles Heartbeat, versions 0 to 4.
 func (c *Coordinator) Heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) *kmsg.HeartbeatResponse {
 	resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
-	if !validID(req.Group, false) {
+	if !ValidID(req.Group, false) {
 		resp.ErrorCode = int16(kafka.InvalidGroupID)
 		return resp
 	}
@@ -135,7 +147,7 @@ func (c *Coordinator) Heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest)
 // with a code of its own.
 func (c *Coordinator) Leave(ctx context.Context, req *kmsg.LeaveGroupRequest) *kmsg.LeaveGroupResponse {
 	resp := req.ResponseKind().(*kmsg.LeaveGroupResponse)
-	if !validID(req.Group, false) {
+	if !ValidID(req.Group, false) {
 		resp.ErrorCode = int16(kafka.InvalidGroupID)
 		return resp
 	}

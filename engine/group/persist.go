@@ -54,11 +54,13 @@ func readState(ctx context.Context, cat *catalog.Catalog, id string) (*Group, er
 
 func read(ctx context.Context, cat *catalog.Catalog, id string) (catalog.GroupState, *Group, fence, error) {
 	item, offsets, err := cat.LoadGroup(ctx, id)
-	if err != nil || len(item.Value) == 0 {
+	if err != nil || len(item.Value) == 0 && len(offsets)+len(item.Pending) == 0 {
 		return item, NewGroup(), fence{}, err
 	}
-	g, f, err := decode(item.Value)
-	if err != nil {
+	g, f := NewGroup(), fence{}
+	if len(item.Value) == 0 { // offsets were once committed before their group was saved
+		g.created, g.emptySince = true, time.Now()
+	} else if g, f, err = decode(item.Value); err != nil {
 		return item, nil, f, err
 	}
 	g.hold(offsets, maps.Clone(item.Pending))

@@ -190,7 +190,7 @@ func (c *Coordinator) TxnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCo
 		return resp
 	}
 	code := kafka.InvalidGroupID
-	if validID(req.Group, false) {
+	if ValidID(req.Group, false) {
 		code = c.txnCommit(ctx, req, commit)
 	}
 	if code == kafka.TransactionAbortable && req.Version < 4 {

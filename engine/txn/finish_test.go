@@ -100,6 +100,18 @@ func TestStuckEndsMakeRoom(t *testing.T) {
 	})
 }
 
+// TestAddedGroupHasAnID: an id that no group can have is refused, and not entered.
+func TestAddedGroupHasAnID(t *testing.T) {
+	c := newCoordinator(t)
+	for _, id := range []string{"", strings.Repeat("x", 2000), "\xff"} {
+		req := kmsg.NewPtrAddOffsetsToTxnRequest()
+		req.TransactionalID, req.ProducerID, req.Group = "a", 7, id
+		if code := kafka.ErrorCode(c.AddOffsetsToTxn(t.Context(), req).ErrorCode); code != kafka.InvalidGroupID {
+			t.Errorf("%.10q: %v", id, code)
+		}
+	}
+}
+
 // TestMarkerOfManyGroups: what no coordinator sends is refused.
 func TestMarkerOfManyGroups(t *testing.T) {
 	c := newCoordinator(t)

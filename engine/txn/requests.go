@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/varvelog/varve/engine/group"
 	"github.com/varvelog/varve/internal/catalog"
 	"github.com/varvelog/varve/internal/kafka"
 )
@@ -104,7 +105,7 @@ func (c *Coordinator) AddPartitionsToTxn(ctx context.Context, req *kmsg.AddParti
 func (c *Coordinator) AddOffsetsToTxn(ctx context.Context, req *kmsg.AddOffsetsToTxnRequest) *kmsg.AddOffsetsToTxnResponse {
 	resp := req.ResponseKind().(*kmsg.AddOffsetsToTxnResponse)
 	code := kafka.InvalidGroupID
-	if req.Group != "" {
+	if group.ValidID(req.Group, false) {
 		code = c.add(ctx, req.TransactionalID, add{producer: producer{req.ProducerID, req.ProducerEpoch}, groups: []string{req.Group}}, req.Version >= 2)
 	}
 	resp.ErrorCode = int16(code)

@@ -81,13 +81,14 @@ func (p *probes) probe(ctx context.Context, id catalog.SessionID, addr string) {
 		dctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		c, err := p.m.o.Dial(dctx, addr)
 		cancel()
-		if err == nil {
+		switch {
+		case err == nil:
 			accepted = true
 			p.set(ctx, id, false)
-			hold(ctx, c)
-			continue
-		}
-		if accepted {
+			if hold(ctx, c) >= redial { // else somebody stands between who takes connections and ends them
+				continue
+			}
+		case accepted:
 			p.set(ctx, id, errors.Is(err, syscall.ECONNREFUSED))
 		}
 		select {
@@ -110,11 +111,13 @@ func (p *probes) set(ctx context.Context, id catalog.SessionID, refused bool) {
 	}
 }
 
-// hold waits until a connection ends, or ctx.
-func hold(ctx context.Context, c net.Conn) {
+// hold waits until a connection ends, or ctx, and returns for how long it was there.
+func hold(ctx context.Context, c net.Conn) time.Duration {
+	begin := time.Now()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	var b [1]byte
 	_, _ = c.Read(b[:]) // nobody sends anything
 	_ = c.Close()
+	return time.Since(begin)
 }

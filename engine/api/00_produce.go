@@ -176,7 +176,7 @@ func (p *producing) append(ctx context.Context, t *catalog.Topic, records []byte
 	}
 	cfg := l.Config()
 	batch, h, at, err := record.ValidateProduce(records, record.Rules{
-		Topic: t.Name, Partition: row.Partition, Compacted: cfg.Compact, MaxMessageBytes: cfg.MaxMessageBytes,
+		Topic: t.Name, Partition: row.Partition, Compacted: cfg.Compact, MaxMessageBytes: max(cfg.MaxMessageBytes, 1), // 0 refuses all, too
 		LogAppendTime: cfg.LogAppendTime, BeforeMaxMs: cfg.TimestampBeforeMaxMs, AfterMaxMs: cfg.TimestampAfterMaxMs,
 		Compression: cfg.Compression, Now: p.now,
 	})

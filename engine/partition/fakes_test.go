@@ -62,6 +62,9 @@ func (f *fakeStore) Read(_ context.Context, key string, off, n int64, _ *objcach
 	if !ok {
 		return nil, objstore.ErrNotFound
 	}
+	if n > objcache.MaxRead {
+		return nil, objcache.ErrRange
+	}
 	f.read += n
 	b = b[off : off+n : off+n]
 	if f.rng == nil {

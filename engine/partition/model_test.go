@@ -71,7 +71,7 @@ func (m *model) txns() (lso kafka.Offset, aborted []bundle.AbortedTxn) {
 	for _, first := range open {
 		lso = min(lso, first)
 	}
-	return lso, aborted
+	return max(lso, m.logStart), aborted
 }
 
 func (m *model) limit(iso kafka.Isolation) kafka.Offset {
@@ -244,7 +244,7 @@ func (m *model) checkRun(got []byte, from kafka.Offset, limit int, bound kafka.O
 	i := slices.IndexFunc(m.list, func(e entry) bool { return e.LastOffset() >= from })
 	var want []byte
 	end := from
-	for ; i >= 0 && i < len(m.list) && m.list[i].BaseOffset < bound; i++ {
+	for ; from < bound && i >= 0 && i < len(m.list) && m.list[i].BaseOffset < bound; i++ {
 		if len(want) > 0 && len(want) == len(got) && from < m.hotFrom {
 			break // a sealed segment may end here
 		}

@@ -19,9 +19,14 @@ func (l *Log) Offsets() Offsets {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	o.LogStart = kafka.Offset(l.logStart.Load())
-	o.LastStable, o.HighWatermark = d.state.LastStable, d.state.NextOffset
+	o.LastStable, o.HighWatermark = l.lastStable(), d.state.NextOffset
 	o.Next = max(o.Next, o.HighWatermark)
 	return o
+}
+
+// lastStable returns the bound of read_committed. What is below the log's start is open no more. durable.mu is held.
+func (l *Log) lastStable() kafka.Offset {
+	return max(l.durable.state.LastStable, kafka.Offset(l.logStart.Load()))
 }
 
 // SealedEnd returns the end (exclusive) of the newest sealed segment.

@@ -134,7 +134,7 @@ func (l *Log) look(from kafka.Offset, max int64, iso kafka.Isolation) (v view, h
 	if d.closed != kafka.None {
 		return view{}, 0, d.closed
 	}
-	v.HighWatermark, v.LastStable, v.LogStart = d.state.NextOffset, d.state.LastStable, kafka.Offset(l.logStart.Load())
+	v.HighWatermark, v.LastStable, v.LogStart = d.state.NextOffset, l.lastStable(), kafka.Offset(l.logStart.Load())
 	if from < v.LogStart {
 		return view{}, 0, kafka.OffsetOutOfRange
 	}
@@ -213,7 +213,7 @@ func (s source) readHot(ctx context.Context, w bounds, hot []slice, a *objcache.
 // readSlice reads within the bounds from one slice.
 func (s source) readSlice(ctx context.Context, w bounds, e *slice, a *objcache.Arena) (bufs [][]byte, n int64, next kafka.Offset, err error) {
 	lo, hi := e.span(w)
-	bufs, err = s.cache.Read(ctx, e.Key, e.Pos+lo.pos, hi-lo.pos, a)
+	bufs, err = objcache.ReadLong(ctx, s.cache, e.Key, e.Pos+lo.pos, hi-lo.pos, a)
 	if err != nil {
 		return nil, 0, w.from, err
 	}
@@ -252,7 +252,7 @@ func spans(w bounds, hot []slice) []objcache.Range {
 			break
 		}
 		lo, hi := s.span(w)
-		ranges = append(ranges, objcache.Range{Key: s.Key, Off: s.Pos + lo.pos, N: hi - lo.pos})
+		ranges = append(ranges, objcache.Range{Key: s.Key, Off: s.Pos + lo.pos, N: min(hi-lo.pos, objcache.MaxRead)})
 		if i > 0 { // of the first, a part may be skipped
 			w.max -= hi - lo.pos
 		}

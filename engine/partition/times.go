@@ -71,7 +71,7 @@ func (l *Log) listSpecial(ts int64, iso kafka.Isolation) (off kafka.Offset, epoc
 	start := kafka.Offset(l.logStart.Load())
 	limit = d.state.NextOffset
 	if iso == kafka.ReadCommitted {
-		limit = d.state.LastStable
+		limit = l.lastStable()
 	}
 	switch ts {
 	case Latest:
@@ -184,7 +184,7 @@ func (l *Log) search(ctx context.Context, s Ref, ts int64, look func(batch []byt
 		if h.MaxTimestamp < ts {
 			return true
 		}
-		bufs, err := l.o.Cache.Read(ctx, s.Key, s.Pos+pos, int64(h.Size()), a)
+		bufs, err := objcache.ReadLong(ctx, l.o.Cache, s.Key, s.Pos+pos, int64(h.Size()), a)
 		if err != nil {
 			inner = err
 			return false

@@ -84,6 +84,28 @@ func TestAppendTxn(t *testing.T) {
 	appendTxn(3, 5, 1, kafka.None) // it may have been forgotten
 }
 
+// TestStableIsInTheLog: the last stable offset does not stay below a start that DeleteRecords has raised over an open transaction's.
+func TestStableIsInTheLog(t *testing.T) {
+	r := newRig(Shared{})
+	for seq := range int32(5) {
+		batch, h := txnBatch(t, 0, seq)
+		if _, err := r.AppendTxn(batch, h, 1, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.wal.flush(5)
+	r.SetLogStart(3)
+	if o := r.Offsets(); o.LogStart != 3 || o.LastStable != 3 || o.HighWatermark != 5 {
+		t.Errorf("%+v", o)
+	}
+	if off, _, _, _, err := r.listSpecial(Latest, kafka.ReadCommitted); off != 3 || err != nil {
+		t.Errorf("latest of read_committed is %d, %v", off, err)
+	}
+	if res, err := r.Read(t.Context(), 3, 1000, kafka.ReadCommitted, nil); err != nil || len(res.Bufs) > 0 || res.LastStable != 3 {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
 // TestNumbers: behind the largest number comes 0.
 func TestNumbers(t *testing.T) {
 	for _, c := range []struct {

@@ -36,6 +36,27 @@ import (
 // MaxRead is the longest range in bytes that one Read takes.
 const MaxRead = 64 << 20
 
+// ReadLong reads a range of any length from a cache, in parts that Read takes.
+func ReadLong(ctx context.Context, c interface {
+	Read(ctx context.Context, key string, off, n int64, a *Arena) ([][]byte, error)
+}, key string, off, n int64, a *Arena,
+) ([][]byte, error) {
+	if n <= MaxRead {
+		return c.Read(ctx, key, off, n, a)
+	}
+	var all [][]byte
+	for n > 0 {
+		part := min(n, MaxRead)
+		bufs, err := c.Read(ctx, key, off, part, a)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, bufs...)
+		off, n = off+part, n-part
+	}
+	return all, nil
+}
+
 const (
 	maxParallel = 8        // reads of one Prefetch at the same time
 	nearGap     = 64 << 10 // bytes that are read in vain rather than read twice

@@ -59,11 +59,16 @@ func startRacks(t testing.TB, place where) *racks {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
+	within(t, time.Minute, what, ok)
+}
+
+func within(t testing.TB, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(time.Minute); !ok(); <-tick.C {
+	for end := time.Now().Add(limit); !ok(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("not in a minute: %s", what)
+			t.Fatalf("not in %s: %s", limit, what)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 
 const (
 	endTimeout    = 10 * time.Second // of what a run does once its time is over
-	leaseTime     = 5 * time.Minute  // what a run takes the lease for at a time
-	keepPeriod    = 30 * time.Second // between two records of how far a run is
+	leaseTime     = time.Minute      // what a run takes the lease for at a time: so long others wait for one that stands still
+	keepPeriod    = 15 * time.Second // between two records of how far a run is
 	reserveTurns  = 3                // intervals after which another schedule may take over
 	turnPeriod    = time.Minute      // how often Run looks whether a pass is due
 	minTurnPeriod = 10 * time.Millisecond
@@ -159,7 +159,7 @@ func (j *Job) Turn(ctx context.Context) (Stats, error) {
 func (j *Job) end(ctx context.Context, lease catalog.Lease) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	reserve := cmp.Or(j.o.Reserve, reserveTurns*max(j.o.Interval(), turnPeriod))
+	reserve := cmp.Or(j.o.Reserve, reserveTurns*cmp.Or(j.o.Interval(), turnPeriod))
 	err := j.o.Catalog.ReleaseLease(ctx, lease, reserve)
 	if errors.Is(err, catalog.ErrFenced) {
 		return nil // somebody else goes on

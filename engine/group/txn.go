@@ -35,8 +35,11 @@ type Transaction struct {
 }
 
 // asked stands for looks at a producer's transaction that are under way. It is
-// void when a TxnEnd of the producer has come.
-type asked struct{ looks int }
+// void when a TxnEnd of the producer has come, and when the group was read anew, which does not know of it.
+type asked struct {
+	looks int
+	over  bool // an end has come, or no look is left
+}
 
 // TxnBegin says that a producer's transaction is about to be looked at. The
 // answer's body is what the TxnCommit that follows, whatever the look has shown, comes with.
@@ -83,15 +86,16 @@ func (g *Group) onTxnBegin(r TxnBegin) {
 }
 
 func (g *Group) onTxnCommit(now time.Time, r TxnCommit) {
-	valid := r.Asked != nil && g.asked[r.ProducerID] == r.Asked
-	if valid {
+	known := r.Asked != nil && g.asked[r.ProducerID] == r.Asked
+	if known {
 		if r.Asked.looks--; r.Asked.looks == 0 {
+			r.Asked.over = true
 			delete(g.asked, r.ProducerID)
 		}
 	}
 	code := r.Seen
 	if code == kafka.None {
-		code = g.checkTxnCommit(r, valid)
+		code = g.checkTxnCommit(r, known)
 	}
 	if code != kafka.None {
 		g.reply(r.Token, Now, code, nil)
@@ -115,13 +119,15 @@ func (g *Group) onTxnCommit(now time.Time, r TxnCommit) {
 
 // checkTxnCommit refuses commits of those who were members, and, unlike
 // checkCommit, none of a producer that tells no member.
-func (g *Group) checkTxnCommit(r TxnCommit, valid bool) kafka.ErrorCode {
+func (g *Group) checkTxnCommit(r TxnCommit, known bool) kafka.ErrorCode {
 	pending, open := g.txns[r.ProducerID]
 	switch {
 	case g.state == Dead:
 		return kafka.CoordinatorNotAvailable
-	case !valid || g.ending[r.ProducerID] && pending.Number == r.Number:
+	case r.Asked == nil || r.Asked.over && !known || g.ending[r.ProducerID] && pending.Number == r.Number:
 		return kafka.TransactionAbortable // it has ended meanwhile
+	case !known:
+		return kafka.CoordinatorLoadInProgress // nobody knows whether it has: the client asks again
 	case open && pending.Number != r.Number:
 		return kafka.ConcurrentTransactions // the one before has not ended here
 	case !g.created && r.Generation >= 0:
@@ -141,7 +147,10 @@ func (g *Group) checkTxnCommit(r TxnCommit, valid bool) kafka.ErrorCode {
 // onTxnEnd answers when the end is durable: until then what it is about stays pending. Where nothing
 // is there to end, it answers when a read has shown that it is not with another coordinator.
 func (g *Group) onTxnEnd(r TxnEnd) {
-	delete(g.asked, r.ProducerID)
+	if a := g.asked[r.ProducerID]; a != nil {
+		a.over = true
+		delete(g.asked, r.ProducerID)
+	}
 	p, ok := g.txns[r.ProducerID]
 	switch {
 	case !ok || p.Number != r.Number:

@@ -79,37 +79,37 @@ func (c *Catalog) see(ctx context.Context) error {
 	return nil
 }
 
-// Refresh brings the snapshot up to the newest change.
+// Refresh brings the snapshot up to the newest change. Where it fails on the way, the next one goes on from there.
 func (c *Catalog) Refresh(ctx context.Context) error {
-	now := c.Topics()
-	if now.change < 0 {
+	if c.Topics().change < 0 {
 		return c.reload(ctx)
 	}
-	next := now
 	for {
-		items, more, err := c.store.Query(ctx, changesPK, meta.Range{After: changeSK(next.change)})
+		now := c.Topics()
+		items, more, err := c.store.Query(ctx, changesPK, meta.Range{After: changeSK(now.change)})
 		if err != nil {
 			return fmt.Errorf("read changes: %w", err)
 		}
+		if len(items) == 0 {
+			return nil
+		}
+		next := now.clone()
 		for _, it := range items {
 			if it.SK != changeSK(next.change+1) {
 				return c.reload(ctx) // the feed was pruned past this snapshot
 			}
-			if next == now {
-				next = now.clone()
-			}
-			if err := c.applyChange(ctx, next, it); err != nil {
-				return fmt.Errorf("apply change %s: %w", it.SK, err)
+			if err = c.applyChange(ctx, next, it); err != nil {
+				err = fmt.Errorf("apply change %s: %w", it.SK, err)
+				break
 			}
 		}
-		if !more {
-			break
+		if next.change > now.change {
+			c.publish(next)
+		}
+		if err != nil || !more {
+			return err
 		}
 	}
-	if next != now {
-		c.publish(next)
-	}
-	return nil
 }
 
 // applyChange brings one topic or broker, or the members, of a private snapshot

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -140,10 +141,6 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 		}
 		defer unlock()
 	}
-	cache, err := f.cacheDisk()
-	if err != nil {
-		return err
-	}
 	self, err := f.self(listener.Addr().String())
 	if err != nil {
 		return err
@@ -154,7 +151,7 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	}
 	defer web.stop()
 	err = broker.Run(ctx, broker.Options{
-		Meta: stores.meta, Store: stores.objects, CacheDisk: cache, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
+		Meta: stores.meta, Store: stores.objects, CacheDisk: f.cacheDisk, Listener: listener, Self: self, Config: cfg, Logger: log, Registry: reg,
 		Room: stores.room,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
@@ -170,13 +167,26 @@ func (f *brokerFlags) serve(ctx context.Context, out io.Writer, cfg *config.Brok
 	return err
 }
 
-// cacheDisk returns the folder of the object cache; nil on a data directory,
-// whose objects lie on this disk anyway.
-func (f *brokerFlags) cacheDisk() (vfs.FS, error) {
+// cacheDisk returns the folder of the object cache of a cluster, and removes what a broker of another has left there; nil on a
+// data directory, whose objects lie on this disk anyway.
+func (f *brokerFlags) cacheDisk(clusterID string) (vfs.FS, error) {
 	if !f.cloud() {
 		return nil, nil
 	}
-	disk, err := vfs.Disk(filepath.Join(f.brokerDir(), "cache"))
+	dir := filepath.Join(f.brokerDir(), "cache")
+	left, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	for _, e := range left {
+		if e.Name() == clusterID {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return nil, fmt.Errorf("open cache: %w", err)
+		}
+	}
+	disk, err := vfs.Disk(filepath.Join(dir, clusterID))
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}

@@ -57,9 +57,11 @@ const (
 
 // Options are a broker's ports and place. All but CacheDisk, Registry, Dial, Room and Ready are required.
 type Options struct {
-	Meta      meta.Store
-	Store     objstore.Store
-	CacheDisk vfs.FS // of the object cache's disk layer; nil: none
+	Meta  meta.Store
+	Store objstore.Store
+	// CacheDisk returns the folder of the object cache's disk layer, of this cluster's alone: WAL objects have the same keys in
+	// another. Nil: there is none.
+	CacheDisk func(clusterID string) (vfs.FS, error)
 	Listener  net.Listener
 	Self      api.Broker // as clients reach it
 	Config    *config.Broker
@@ -128,7 +130,13 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.cache, err = objcache.New(objcache.Options{Store: o.Store, RAMBytes: o.Config.CacheRAMBytes, Disk: o.CacheDisk, DiskBytes: o.Config.CacheDiskBytes, Logger: o.Logger, Registerer: reg}); err != nil {
+	var disk vfs.FS
+	if o.CacheDisk != nil {
+		if disk, err = o.CacheDisk(b.cluster.ID); err != nil {
+			return nil, err
+		}
+	}
+	if b.cache, err = objcache.New(objcache.Options{Store: o.Store, RAMBytes: o.Config.CacheRAMBytes, Disk: disk, DiskBytes: o.Config.CacheDiskBytes, Logger: o.Logger, Registerer: reg}); err != nil {
 		return nil, err
 	}
 	b.cold, err = cold.New(cold.Options{Catalog: b.catalog, Cache: b.cache, Store: o.Store, RAMBytes: o.Config.ColdRAMBytes, Workers: o.Config.ColdWorkers, Registerer: reg})

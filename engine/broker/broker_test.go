@@ -15,6 +15,7 @@ import (
 	"github.com/varvelog/varve/internal/kafka/config"
 	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
+	"github.com/varvelog/varve/internal/vfs"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
@@ -75,17 +76,23 @@ func TestStartGivesUp(t *testing.T) {
 func TestCatalogueIsGone(t *testing.T) {
 	objects, first := memstore.New(), memmeta.New()
 	var log bytes.Buffer
+	var cached []string // clusters whose caches were opened
 	start := func(table *memmeta.Store) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		o := options(t, table, &log)
 		o.Store, o.Ready = objects, func(string) { cancel() }
+		o.CacheDisk = func(clusterID string) (vfs.FS, error) { cached = append(cached, clusterID); return nil, nil }
 		return Run(ctx, o)
 	}
 	for range 2 { // as does a second start
 		if err := start(first); err != nil {
 			t.Fatal(err)
 		}
+	}
+	cl, err := catalog.New(first).ReadCluster(t.Context())
+	if err != nil || len(cached) != 2 || cached[0] != cl.ID || cached[1] != cl.ID {
+		t.Errorf("the caches of %v were opened, the cluster is %s, %v", cached, cl.ID, err)
 	}
 	table := memmeta.New()
 	if err := start(table); !errors.Is(err, catalog.ErrForeign) || !strings.Contains(err.Error(), "varve catalog rebuild") {

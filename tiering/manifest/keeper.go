@@ -3,6 +3,7 @@ package manifest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ type Keeper struct {
 	Warn    func(error)
 
 	count int
+	mine  bool // the newest manifest was this cluster's, or there was none
 	last  *Manifest
 }
 
@@ -66,6 +68,9 @@ func (k *Keeper) write(ctx context.Context) error {
 	if err != nil || same(m, k.last) {
 		return err
 	}
+	if err := k.check(ctx, m); err != nil {
+		return err
+	}
 	if m, err = k.number(ctx, m); err != nil {
 		return err
 	}
@@ -75,6 +80,23 @@ func (k *Keeper) write(ctx context.Context) error {
 	}
 	k.last = m
 	return k.prune(ctx)
+}
+
+// check sees to it, once, that no other cluster's manifests are hidden and pruned: they tell its sweep, and this one's,
+// whose objects lie here. catalog.ErrForeign.
+func (k *Keeper) check(ctx context.Context, m *Manifest) error {
+	if k.mine {
+		return nil
+	}
+	newest, err := Newest(ctx, k.Store)
+	if err == nil && newest.Cluster.ID != m.Cluster.ID {
+		return fmt.Errorf("%w: their manifest is of cluster %s, the catalogue of %s", catalog.ErrForeign, newest.Cluster.ID, m.Cluster.ID)
+	}
+	if err != nil && !errors.Is(err, objstore.ErrNotFound) {
+		return err
+	}
+	k.mine = true
+	return nil
 }
 
 // number gives a manifest a number that is above those of all that are there if they are not of this

@@ -76,15 +76,16 @@ func TestKeeper(t *testing.T) {
 func TestFeedBeginsAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
+		cat := catalog.New(memmeta.New())
+		cl, err := cat.Cluster(t.Context(), 4)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for change := range int64(3) {
-			m := &manifest.Manifest{Format: 1, Change: 500 + change, Topics: []manifest.Topic{{Name: "old"}}}
+			m := &manifest.Manifest{Format: 1, Change: 500 + change, Cluster: manifest.Cluster(cl), Topics: []manifest.Topic{{Name: "old"}}}
 			if err := manifest.Write(t.Context(), store, m, "w"); err != nil {
 				t.Fatal(err)
 			}
-		}
-		cat := catalog.New(memmeta.New())
-		if _, err := cat.Cluster(t.Context(), 4); err != nil {
-			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -104,6 +105,35 @@ func TestFeedBeginsAnew(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestForeign: the manifests of another cluster stay as they are.
+func TestForeign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, cat := memstore.New(), catalog.New(memmeta.New())
+		if err := manifest.Write(t.Context(), store, &manifest.Manifest{Format: 1, Cluster: manifest.Cluster{ID: "another"}}, "w"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cat.Cluster(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+		before := store.Keys()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		warned := 0
+		k := manifest.Keeper{Catalog: cat, Store: store, Writer: func() (string, bool) { return "me", true }, Warn: func(err error) {
+			if !errors.Is(err, catalog.ErrForeign) {
+				t.Error(err)
+			}
+			warned++
+		}}
+		if err := k.Run(ctx); err != nil || warned == 0 {
+			t.Errorf("%d warnings, %v", warned, err)
+		}
+		if d := cmp.Diff(before, store.Keys()); d != "" {
+			t.Error(d)
 		}
 	})
 }

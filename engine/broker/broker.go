@@ -160,9 +160,12 @@ func assemble(ctx context.Context, o Options) (*Broker, error) {
 }
 
 // cluster returns the catalogue's cluster, or makes one. It does not begin over the objects of another, whose catalogue
-// was lost or is elsewhere: to the new one's sweep they would be litter.
+// was lost or is elsewhere: to the new one's sweep they would be litter, as this one's would be to that of the other.
 func cluster(ctx context.Context, cat *catalog.Catalog, store objstore.Store) (catalog.Cluster, error) {
 	cl, err := cat.ReadCluster(ctx)
+	if err == nil {
+		return cl, manifest.Check(ctx, store, cl.ID)
+	}
 	if !errors.Is(err, catalog.ErrNotFound) {
 		return cl, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/varvelog/varve/internal/meta"
 	"github.com/varvelog/varve/internal/meta/memmeta"
 	"github.com/varvelog/varve/internal/vfs"
+	"github.com/varvelog/varve/tiering/manifest"
 	"github.com/varvelog/varve/tiering/objstore/memstore"
 )
 
@@ -100,6 +101,29 @@ func TestCatalogueIsGone(t *testing.T) {
 	}
 	if _, err := catalog.New(table).ReadCluster(t.Context()); !errors.Is(err, catalog.ErrNotFound) {
 		t.Errorf("the catalogue has a cluster: %v", err)
+	}
+}
+
+// TestBucketOfAnother: no broker goes on over the objects of another cluster than its catalogue's.
+func TestBucketOfAnother(t *testing.T) {
+	table := memmeta.New()
+	cl, err := catalog.New(table).Cluster(t.Context(), DefaultSlots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{cl.ID, "another"} {
+		var log bytes.Buffer
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		o := options(t, table, &log)
+		o.Store, o.Ready = memstore.New(), func(string) { cancel() }
+		m := &manifest.Manifest{Format: 1, Cluster: manifest.Cluster{ID: id}}
+		if err := manifest.Write(ctx, o.Store, m, "w"); err != nil {
+			t.Fatal(err)
+		}
+		if err := Run(ctx, o); errors.Is(err, catalog.ErrForeign) != (id != cl.ID) {
+			t.Errorf("run over the objects of %s: %v", id, err)
+		}
 	}
 }
 

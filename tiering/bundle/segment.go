@@ -11,8 +11,14 @@ import (
 )
 
 // frameTarget is the uncompressed size at which a frame ends: small enough to
-// seek in, large enough to compress and to be read in one request.
-const frameTarget = 512 << 10
+// seek in, large enough to compress and to be read in one request. One of
+// frameLeast bytes also ends where batches change between compressed and not:
+// below that they share a frame, so that the index stays small where two
+// producers take turns.
+const (
+	frameTarget = 512 << 10
+	frameLeast  = 16 << 10
+)
 
 // SegmentInfo tells what a SegmentWriter has written.
 type SegmentInfo struct {
@@ -24,8 +30,8 @@ type SegmentInfo struct {
 }
 
 // SegmentWriter streams a sealed segment: batches are gathered into frames of
-// about 512 KiB, each a zstd frame of its own; batches that their producer
-// compressed are stored. It is used by one goroutine, and keeps its encoder
+// about 512 KiB, each a zstd frame of its own; runs of batches that their
+// producer compressed are stored. It is used by one goroutine, and keeps its encoder
 // and buffers over Reset.
 type SegmentWriter struct {
 	enc    *zstd.Encoder
@@ -68,7 +74,7 @@ func (s *SegmentWriter) Batch(b []byte, m Batch) error {
 		return fmt.Errorf("write segment: batch of %d bytes at offset %d where %d or later should be", len(b), m.BaseOffset, s.next)
 	}
 	stored := m.Attributes&attrCodec != 0
-	if len(s.raw) > 0 && (stored != s.frame.Stored || len(s.raw)+len(b) > frameTarget) {
+	if turn := stored != s.frame.Stored && len(s.raw) >= frameLeast; turn || len(s.raw)+len(b) > frameTarget {
 		s.flush()
 	}
 	if s.next < 0 {
@@ -77,6 +83,7 @@ func (s *SegmentWriter) Batch(b []byte, m Batch) error {
 	if len(s.raw) == 0 {
 		s.frame = Frame{BaseOffset: m.BaseOffset, MaxTime: m.MaxTimestamp, Stored: stored}
 	}
+	s.frame.Stored = s.frame.Stored && stored
 	s.frame.MaxTime = max(s.frame.MaxTime, m.MaxTimestamp)
 	s.info.MaxTimestamp = max(s.info.MaxTimestamp, m.MaxTimestamp)
 	s.info.Records += headRecords(b)

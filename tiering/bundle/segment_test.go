@@ -126,6 +126,29 @@ func TestSegmentFrames(t *testing.T) {
 	}
 }
 
+// TestSegmentOfTurns: two producers take turns, one of which compresses. An index
+// entry for each batch would be larger than readers take of a long segment's.
+func TestSegmentOfTurns(t *testing.T) {
+	var buf bytes.Buffer
+	w, err := NewSegmentWriter(&buf, Origin{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n, size = 10000, 128
+	for i := range n {
+		m := Batch{BaseOffset: kafka.Offset(i), Attributes: int16(i % 2 * 4), ProducerID: -1}
+		if err := w.Batch(makeBatch(m, make([]byte, size-minBatch)), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Close(State{NextOffset: n}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, most := len(readAll(t, buf.Bytes()).Segment.Frames), n*size/(16<<10)+1; got > most {
+		t.Errorf("%d frames, want %d at most", got, most)
+	}
+}
+
 func TestSegmentRefuses(t *testing.T) {
 	m := Batch{BaseOffset: 10, LastOffsetDelta: 4, ProducerID: -1}
 	b := makeBatch(m, nil)

@@ -3,7 +3,6 @@ package manifest
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -88,15 +87,9 @@ func (k *Keeper) check(ctx context.Context, m *Manifest) error {
 	if k.mine {
 		return nil
 	}
-	newest, err := Newest(ctx, k.Store)
-	if err == nil && newest.Cluster.ID != m.Cluster.ID {
-		return fmt.Errorf("%w: their manifest is of cluster %s, the catalogue of %s", catalog.ErrForeign, newest.Cluster.ID, m.Cluster.ID)
-	}
-	if err != nil && !errors.Is(err, objstore.ErrNotFound) {
-		return err
-	}
-	k.mine = true
-	return nil
+	err := Check(ctx, k.Store, m.Cluster.ID)
+	k.mine = err == nil
+	return err
 }
 
 // number gives a manifest a number that is above those of all that are there if they are not of this

@@ -181,6 +181,23 @@ func Newest(ctx context.Context, store objstore.Store) (*Manifest, error) {
 	return newest, nil
 }
 
+// Check sees to it that the objects in a store are those of the cluster id, as far as its newest manifest tells; there is none
+// below feature level 2, and of a cluster that has just begun. catalog.ErrForeign.
+func Check(ctx context.Context, store objstore.Store, id string) error {
+	newest := ""
+	err := bounded(ctx, func(ctx context.Context) error {
+		return eachKey(ctx, store, func(key string) { newest = key })
+	})
+	if err != nil || newest == "" {
+		return err
+	}
+	m, err := read(ctx, store, newest)
+	if err == nil && m.Cluster.ID != id {
+		err = fmt.Errorf("%w: their manifest is of cluster %s, the catalogue of %s", catalog.ErrForeign, m.Cluster.ID, id)
+	}
+	return err
+}
+
 func read(ctx context.Context, store objstore.Store, key string) (*Manifest, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -155,18 +155,11 @@ func (p *pass) run(ctx context.Context) error {
 
 // mine sees to it that nothing of another cluster is deleted, whose objects would be litter here.
 func (p *pass) mine(ctx context.Context) error {
-	m, err := manifest.Newest(ctx, p.Store)
-	if errors.Is(err, objstore.ErrNotFound) {
-		return nil // of feature level 1, or just begun
-	}
+	cl, err := get(ctx, p.Catalog.ReadCluster)
 	if err != nil {
 		return err
 	}
-	cl, err := get(ctx, p.Catalog.ReadCluster)
-	if err == nil && cl.ID != m.Cluster.ID {
-		err = fmt.Errorf("%w: their manifest is of cluster %s, the catalogue of %s", catalog.ErrForeign, m.Cluster.ID, cl.ID)
-	}
-	return err
+	return manifest.Check(ctx, p.Store, cl.ID)
 }
 
 // page holds what may be deleted of a page for its time.

@@ -65,7 +65,7 @@ type Position struct {
 // bound finds from where to where a partition is read.
 func (r *Replay) bound(ctx context.Context, p *partition) error {
 	tail := r.tails.now().of(p.tp)
-	end, err := r.end(ctx, p, tail)
+	end, durable, err := r.end(ctx, p, tail)
 	if err != nil {
 		return err
 	}
@@ -94,8 +94,8 @@ func (r *Replay) bound(ctx context.Context, p *partition) error {
 		return errors.New("a negative offset")
 	case p.exact && p.from < start:
 		return fmt.Errorf("%w: offset %d, the log starts at %d", ErrOutOfRange, p.from, start)
-	case p.exact && p.from > end && !r.o.Committed:
-		return fmt.Errorf("%w: offset %d, the log ends at %d", ErrOutOfRange, p.from, end)
+	case p.exact && p.from > durable:
+		return fmt.Errorf("%w: offset %d, the log ends at %d", ErrOutOfRange, p.from, durable)
 	}
 	p.to = max(min(p.to, end), p.from)
 	p.next.Store(int64(p.from))

@@ -243,7 +243,7 @@ func (w *reading) poll(ctx context.Context) error {
 func (w *reading) awaitMore(ctx context.Context, p *partition, next kafka.Offset) (kafka.Offset, error) {
 	for {
 		s := w.tails.now()
-		if end, err := w.end(ctx, p, s.of(p.tp)); err != nil || end > next {
+		if end, _, err := w.end(ctx, p, s.of(p.tp)); err != nil || end > next {
 			return end, err
 		}
 		select {

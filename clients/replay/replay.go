@@ -179,26 +179,26 @@ func (r *Replay) open(ctx context.Context) error {
 }
 
 // end returns up to where a partition can be read: its durable end, or its
-// last stable offset.
-func (r *Replay) end(ctx context.Context, p *partition, t recovery.Tail) (kafka.Offset, error) {
+// last stable offset; and its durable end.
+func (r *Replay) end(ctx context.Context, p *partition, t recovery.Tail) (readable, end kafka.Offset, err error) {
 	newest, _, err := r.newestSegment(ctx, p.tp)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	if t.State.NextOffset >= newest.End {
-		if r.o.Committed {
-			return t.State.LastStable, nil
+	stable := t.State.LastStable
+	if end = t.State.NextOffset; end < newest.End { // sealed since the look, or there is no tail at all
+		if end, stable = newest.End, newest.End; r.o.Committed && newest.Key != "" {
+			footer, err := r.src.cold.Footer(ctx, newest)
+			if err != nil {
+				return 0, 0, err
+			}
+			stable = footer.State.LastStable
 		}
-		return t.State.NextOffset, nil
 	}
-	if r.o.Committed && newest.Key != "" { // sealed since the look, or there is no tail at all
-		footer, err := r.src.cold.Footer(ctx, newest)
-		if err != nil {
-			return 0, err
-		}
-		return footer.State.LastStable, nil
+	if r.o.Committed {
+		return stable, end, nil
 	}
-	return newest.End, nil
+	return end, end, nil
 }
 
 func (r *Replay) newestSegment(ctx context.Context, tp kafka.TopicPartition) (seg catalog.Segment, ok bool, err error) {

@@ -371,6 +371,7 @@ func TestOpenErrors(t *testing.T) {
 		"no partition":     {replay.Options{Topic: "a", Partitions: []int32{1}}, replay.ErrNoTopic},
 		"removed":          {replay.Options{Topic: "a", From: replay.Offset(3)}, replay.ErrOutOfRange},
 		"behind the end":   {replay.Options{Topic: "a", From: replay.Offset(99)}, replay.ErrOutOfRange},
+		"committed ones":   {replay.Options{Topic: "a", From: replay.Offset(99), Committed: true}, replay.ErrOutOfRange},
 		"of another topic": {replay.Options{Topic: "a", Resume: &pos}, replay.ErrNoTopic},
 	} {
 		if _, err := replay.Open(t.Context(), src, c.o); !errors.Is(err, c.want) {

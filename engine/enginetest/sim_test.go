@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"sync"
@@ -84,12 +85,21 @@ func play(t *testing.T, seed uint64, brokers int, broken rule) *world {
 	})
 	defer watch.Stop()
 	var w *world
-	synctest.Test(t, func(t *testing.T) {
-		w = newWorld(t, seed, brokers)
-		w.cluster.ledger.broken = broken
-		w.run()
+	pprof.Do(t.Context(), pprof.Labels("seed", fmt.Sprint(seed)), func(context.Context) { // which a panic tells
+		synctest.Test(t, func(t *testing.T) {
+			w = newWorld(t, seed, brokers)
+			w.cluster.ledger.broken = broken
+			w.run()
+		})
 	})
 	return w
+}
+
+func TestMain(m *testing.M) {
+	if err := os.Setenv("GODEBUG", os.Getenv("GODEBUG")+",tracebacklabels=1"); err != nil {
+		panic(err)
+	}
+	m.Run()
 }
 
 // TestBrokenRulesAreCaught breaks one rule after the other on which safety

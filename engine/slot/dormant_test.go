@@ -423,3 +423,34 @@ func TestDormantStart(t *testing.T) {
 		}
 	})
 }
+
+// TestDormantAtWhoHasLostIt: of a partition that another session has made records of, which has taken the slot, nothing
+// is known to the one that has lost it and wakes it, before it knows that it has.
+func TestDormantAtWhoHasLostIt(t *testing.T) {
+	dormantRig(t, func(t *testing.T, r *rig, n *node) {
+		ctx := t.Context()
+		topic, err := r.admin.CreateTopic(ctx, catalog.Topic{Name: "other", Partitions: 1, ReplicationFactor: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := kafka.PartitionSlot(topic.Name, 0, slots)
+		slot, ok := n.m.Load().Slot(s)
+		if !ok {
+			t.Fatal("the slot is not held")
+		}
+		tp := kafka.TopicPartition{Topic: topic.ID}
+		if err := r.admin.SetLogStart(ctx, slot, tp, 241); err != nil {
+			t.Fatal(err)
+		}
+		n.m.Load().Wake(ctx, slices.Values([]kafka.Slot{s}))
+		if _, open := n.opts.Logs.Peek(tp); open || !n.m.Load().Dormant(s) {
+			t.Errorf("slot %d is awake, the partition open: %v", s, open)
+		}
+		for p := range int32(partitions) {
+			if n.slotOf(p) != s {
+				n.wake(p)
+				r.until(fmt.Sprint("partition ", p, " awake"), time.Second, func() bool { _, open := n.log(p); return open })
+			}
+		}
+	})
+}

@@ -2,6 +2,7 @@ package slot
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync/atomic"
 
@@ -52,7 +53,8 @@ func (m *Manager) Reconcile(context.Context) error {
 // hold makes slots this session's, and opens the logs of all their partitions
 // before anybody can see that they are held: so a checkpoint of a slot has all of it. With
 // still, which is called with mu held, the slots are those of them that it returns, which were dormant.
-func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) []catalog.Slot) {
+// recovery.ErrInconsistent: what was left does not fit to the topics and log starts of today.
+func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) []catalog.Slot) error {
 	m.reconciling.Lock()
 	defer m.reconciling.Unlock()
 	m.mu.Lock()
@@ -60,7 +62,10 @@ func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) 
 	if still != nil {
 		slots = still(slots)
 	}
-	opened := setOf(slots)
+	opened, topics := setOf(slots), m.o.Catalog.Topics()
+	if err := m.fits(opened, topics, l); err != nil {
+		return err
+	}
 	for _, s := range slots {
 		m.slots[s.Slot], m.startsAt[s.Slot] = s, l.change
 		delete(m.dormant, s.Slot)
@@ -70,7 +75,7 @@ func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) 
 		}
 	}
 	var logs []*partition.Log
-	for _, t := range m.o.Catalog.Topics().All() {
+	for _, t := range topics.All() {
 		var now *settings
 		for p := range t.Partitions {
 			if !opened[kafka.PartitionSlot(t.Name, p, m.o.View.Slots)] {
@@ -98,6 +103,19 @@ func (m *Manager) hold(slots []catalog.Slot, l left, still func([]catalog.Slot) 
 		m.sleeping.Store(int64(len(m.dormant)))
 	}
 	m.tell()
+	return nil
+}
+
+// fits tells whether no partition of which nothing was left has a log start that is not 0, as one has that was made, and written
+// to, by a session that has ended this one and taken the slot, where this one does not know yet.
+func (m *Manager) fits(opened map[kafka.Slot]bool, topics *catalog.Topics, l left) error {
+	for tp, start := range l.starts {
+		t, ok := topics.ByID(tp.Topic)
+		if ok && start > 0 && l.tails[tp] == nil && opened[kafka.PartitionSlot(t.Name, tp.Partition, m.o.View.Slots)] {
+			return fmt.Errorf("recover %s: %w: the log starts at offset %d, and nothing was left of it", tp, recovery.ErrInconsistent, start)
+		}
+	}
+	return nil
 }
 
 // unsettledTails returns the partitions whose recovered tails are to be settled, and forgets them.

@@ -330,8 +330,7 @@ func (m *Manager) install(ctx context.Context, slots []catalog.Slot, l left, sti
 			return fmt.Errorf("recover %s: %w", tp, err)
 		}
 	}
-	m.hold(slots, l, still)
-	return nil
+	return m.hold(slots, l, still)
 }
 
 // replayed returns the slots with the spans that have to be replayed: not the

@@ -58,3 +58,33 @@ func TestUpdateFeatures(t *testing.T) {
 		}
 	}
 }
+
+// TestACLs: there is no authorizer, and tools are told so as by Apache Kafka, for each rule.
+func TestACLs(t *testing.T) {
+	c := newRig(t, nil).dial()
+	for v := int16(1); v <= 3; v++ {
+		d := ask[*kmsg.DescribeACLsResponse](c, kmsg.NewPtrDescribeACLsRequest(), v)
+		if kafka.ErrorCode(d.ErrorCode) != kafka.SecurityDisabled || text(d.ErrorMessage) != " No Authorizer is configured on the broker" || len(d.Resources) > 0 {
+			t.Errorf("version %d: describe: %+v", v, d)
+		}
+		create := kmsg.NewPtrCreateACLsRequest()
+		create.Creations = make([]kmsg.CreateACLsRequestCreation, 2)
+		made := ask[*kmsg.CreateACLsResponse](c, create, v).Results
+		for _, row := range made {
+			if kafka.ErrorCode(row.ErrorCode) != kafka.SecurityDisabled || text(row.ErrorMessage) != " No Authorizer is configured." {
+				t.Errorf("version %d: create: %+v", v, row)
+			}
+		}
+		remove := kmsg.NewPtrDeleteACLsRequest()
+		remove.Filters = make([]kmsg.DeleteACLsRequestFilter, 2)
+		rows := ask[*kmsg.DeleteACLsResponse](c, remove, v).Results
+		for _, row := range rows {
+			if kafka.ErrorCode(row.ErrorCode) != kafka.SecurityDisabled || text(row.ErrorMessage) != " No Authorizer is configured." || len(row.MatchingACLs) > 0 {
+				t.Errorf("version %d: delete: %+v", v, row)
+			}
+		}
+		if len(made) != 2 || len(rows) != 2 {
+			t.Errorf("version %d: %d answers to two rules, %d to two filters", v, len(made), len(rows))
+		}
+	}
+}

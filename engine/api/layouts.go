@@ -30,6 +30,9 @@ func layouts() map[int16]wire.Layout {
 		26: "s 8 2 1",                                                                              // EndTxn
 		27: "{8 2 1 {s [4]} 4}",                                                                    // WriteTxnMarkers
 		28: "s s 8 2 4@3 s@3 s@3 {s {4 8 4@2 s}}",                                                  // TxnOffsetCommit
+		29: "1 s 1 s s 1 1",                                                                        // DescribeAcls
+		30: "{1 s 1 s s 1 1}",                                                                      // CreateAcls
+		31: "{1 s 1 s s 1 1}",                                                                      // DeleteAcls
 		32: "{1 s [s]} 1 1@3",                                                                      // DescribeConfigs
 		33: "{1 s {s s}} 1",                                                                        // AlterConfigs
 		34: "{s {s [4]}}",                                                                          // AlterReplicaLogDirs

@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -55,7 +54,7 @@ func Name(kind string) string { return kind + "-" + strings.ToLower(rand.Text())
 // rest, true to AWS and slow.
 func LocalStack(t testing.TB) string {
 	t.Helper()
-	lab, addr, dir := home(t), freeAddr(t), t.TempDir()
+	lab, addr, dir := home(t), brokertest.FreeAddr(t), t.TempDir()
 	lib := filepath.Join(dir, "var", "lib", "localstack")
 	if err := errors.Join(os.MkdirAll(lib, 0o755), os.Symlink(filepath.Join(lab, "localstack"), filepath.Join(lib, "lib"))); err != nil {
 		t.Fatal(err)
@@ -75,7 +74,7 @@ func LocalStack(t testing.TB) string {
 // DynamoDBLocal starts DynamoDB Local, in memory, and returns its endpoint.
 func DynamoDBLocal(t testing.TB) string {
 	t.Helper()
-	lab, addr := filepath.Join(home(t), "ddb"), freeAddr(t)
+	lab, addr := filepath.Join(home(t), "ddb"), brokertest.FreeAddr(t)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +90,7 @@ func DynamoDBLocal(t testing.TB) string {
 // VersityGW starts an S3 on files and returns its endpoint: fast, for load.
 func VersityGW(t testing.TB) string {
 	t.Helper()
-	lab, addr, dir := home(t), freeAddr(t), t.TempDir()
+	lab, addr, dir := home(t), brokertest.FreeAddr(t), t.TempDir()
 	objects, side := filepath.Join(dir, "objects"), filepath.Join(dir, "metadata")
 	if err := errors.Join(os.Mkdir(objects, 0o755), os.Mkdir(side, 0o755)); err != nil {
 		t.Fatal(err)
@@ -189,14 +188,4 @@ func tail(path string) string {
 		return err.Error()
 	}
 	return string(b[max(0, len(b)-4000):])
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr())
 }

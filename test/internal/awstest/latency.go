@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/varvelog/varve/test/internal/brokertest"
 )
 
 // Delayed puts a proxy before a server and returns its endpoint: answers come
@@ -17,7 +19,7 @@ import (
 // is further away. Signatures hold, since the SDK signs for the proxy's address.
 func Delayed(t testing.TB, endpoint string, latency, jitter time.Duration) string {
 	t.Helper()
-	api, listen := freeAddr(t), freeAddr(t)
+	api, listen := brokertest.FreeAddr(t), brokertest.FreeAddr(t)
 	host, port, _ := strings.Cut(api, ":")
 	start(t, exec.Command(filepath.Join(home(t), "bin", "toxiproxy"), "-host", host, "-port", port), "http://"+api+"/version")
 	post(t, "http://"+api+"/proxies", map[string]any{

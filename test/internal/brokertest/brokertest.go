@@ -68,7 +68,7 @@ func StartWith(t testing.TB, o Options) *Broker {
 	}
 	b := &Broker{bin: o.Bin, Data: o.Data, under: o.Under, logs: new(tail)}
 	if o.Host == "" {
-		b.Addr, b.HTTP = freeAddr(t), freeAddr(t)
+		b.Addr, b.HTTP = FreeAddr(t), FreeAddr(t)
 	} else {
 		b.Addr, b.HTTP = net.JoinHostPort(o.Host, "9092"), net.JoinHostPort(o.Host, "9644")
 	}
@@ -276,7 +276,8 @@ func Root(t testing.TB) string {
 	return ""
 }
 
-func freeAddr(t testing.TB) string {
+// FreeAddr returns an address on the loopback that nobody listens on.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

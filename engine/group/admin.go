@@ -60,7 +60,7 @@ func (c *Coordinator) describe(ctx context.Context, id string, version int16) km
 		return rg
 	}
 	var seen kmsg.DescribeGroupsResponseGroup
-	if code := c.view(ctx, id, Saved, func(g *Group) { seen = g.describe() }); code != kafka.None {
+	if code := c.view(ctx, id, Saved, func(g *Group) bool { seen = g.describe(); return true }); code != kafka.None {
 		rg.ErrorCode = int16(code)
 		return rg
 	}

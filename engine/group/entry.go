@@ -46,21 +46,25 @@ type held struct {
 	reply   Reply
 }
 
-// batch is offsets that are written together, with the answers that wait for it.
+// batch is offsets that are written together, with the answers, and the looks at offsets, that wait for it.
 type batch struct {
 	set     map[kafka.TopicPartition]catalog.GroupOffset
 	del     map[kafka.TopicPartition]bool
 	pending map[int64]catalog.PendingOffsets
 	replies []Reply
+	looks   []view
 }
 
-func (b *batch) empty() bool { return len(b.replies) == 0 && len(b.del) == 0 }
+func (b *batch) empty() bool { return len(b.replies) == 0 && len(b.del) == 0 && len(b.looks) == 0 }
+
+// idle tells whether nothing is to be written: the looks waited for the batch before.
+func (b *batch) idle() bool { return len(b.set)+len(b.del)+len(b.pending) == 0 }
 
 // view is a look at the group, which changes nothing.
 type view struct {
 	token Token
-	look  func(g *Group)
-	when  When // Saved: it is answered when what was seen is durable
+	look  func(g *Group) (holds bool) // whatever of offsets is being written; it is called again otherwise
+	when  When                        // Saved: it is answered when what was seen is durable
 }
 
 func (view) event() {}
@@ -94,7 +98,7 @@ func (c *Coordinator) call(ctx context.Context, id string, event func(Token) Eve
 }
 
 // view looks at a group when it is loaded.
-func (c *Coordinator) view(ctx context.Context, id string, when When, look func(g *Group)) kafka.ErrorCode {
+func (c *Coordinator) view(ctx context.Context, id string, when When, look func(g *Group) (holds bool)) kafka.ErrorCode {
 	return c.call(ctx, id, func(t Token) Event { return view{token: t, look: look, when: when} }).Code
 }
 
@@ -111,7 +115,11 @@ func (e *entry) handle(ev Event) {
 
 func (e *entry) step(ev Event) {
 	if v, ok := ev.(view); ok {
-		v.look(e.group)
+		// What is being written was taken before: who saw the offset that it replaces would commit behind it, and take it back.
+		if holds := v.look(e.group); v.when == Confirmed && !holds && (e.writing || !e.batch.empty()) {
+			e.batch.looks = append(e.batch.looks, v)
+			return
+		}
 		e.give(Reply{Token: v.token, When: v.when})
 		return
 	}
@@ -283,7 +291,7 @@ func (e *entry) next() job {
 		return e.save()
 	case len(e.confirming) > 0 && !e.confirmed:
 		return e.confirm()
-	case !e.batch.empty() && (e.deleting || !time.Now().Before(e.writeAt)):
+	case !e.batch.empty() && (e.deleting || e.batch.idle() || !time.Now().Before(e.writeAt)):
 		return e.write()
 	case e.deleting:
 		return e.remove()

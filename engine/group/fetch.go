@@ -109,14 +109,18 @@ func (c *Coordinator) fetch(ctx context.Context, id string, want []kmsg.OffsetFe
 		return nil, kafka.InvalidGroupID
 	}
 	var topics []kmsg.OffsetFetchResponseGroupTopic
-	code := c.view(ctx, id, Confirmed, func(g *Group) {
-		if want == nil {
+	code := c.view(ctx, id, Confirmed, func(g *Group) (unstable bool) {
+		if topics = nil; want == nil {
 			topics = c.allOffsets(g, how)
-			return
 		}
 		for i := range want {
 			topics = append(topics, c.topicOffsets(g, &want[i], how))
 		}
+		return slices.ContainsFunc(topics, func(t kmsg.OffsetFetchResponseGroupTopic) bool {
+			return slices.ContainsFunc(t.Partitions, func(p kmsg.OffsetFetchResponseGroupTopicPartition) bool {
+				return p.ErrorCode == int16(kafka.UnstableOffsetCommit)
+			})
+		})
 	})
 	if code != kafka.None {
 		return nil, code

@@ -195,7 +195,7 @@ func (c *Coordinator) sweep() {
 			e.unsettled = e.running // once nothing is under way, whoever owns the slot settles it
 			e.forget()
 		case e.unsettled && e.group == nil && len(e.waiting) == 0:
-			e.handle(view{look: func(*Group) {}})
+			e.handle(view{look: func(*Group) bool { return true }})
 		case time.Since(e.touched) >= idleFor:
 			e.forget()
 		}
@@ -250,7 +250,7 @@ func (c *Coordinator) wake(ctx context.Context, slot catalog.Slot) (failed error
 		case err != nil:
 			failed = err
 		case g.state != Empty:
-			if code := c.view(ctx, id, Now, func(*Group) {}); code != kafka.None {
+			if code := c.view(ctx, id, Now, func(*Group) bool { return true }); code != kafka.None {
 				failed = fmt.Errorf("load group %q: %w", id, code)
 			}
 		}

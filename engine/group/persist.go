@@ -159,6 +159,10 @@ func (e *entry) write() job {
 			for _, r := range b.replies {
 				e.answer(r)
 			}
+			for _, v := range b.looks {
+				v.look(e.group)
+				e.give(Reply{Token: v.token, When: v.when})
+			}
 		}
 	}
 }

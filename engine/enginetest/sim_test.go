@@ -50,10 +50,14 @@ func simulate(t *testing.T, brokers func(seed uint64) int, count uint64) {
 		for n := range workers {
 			t.Run(fmt.Sprint(n), func(t *testing.T) {
 				t.Parallel()
-				for seed := next.Add(1) - 1; seed < first+count && !t.Failed(); seed = next.Add(1) - 1 {
+				for !t.Failed() {
+					seed := next.Add(1) - 1
+					if seed >= first+count {
+						break
+					}
 					w := play(t, seed, brokers(seed), "")
 					for _, bad := range w.verdict() {
-						t.Errorf("seed %d: %s", seed, bad)
+						found(t, fmt.Sprintf("seed %d: %s", seed, bad))
 					}
 					mu.Lock()
 					total["seeds"]++
@@ -95,11 +99,27 @@ func play(t *testing.T, seed uint64, brokers int, broken rule) *world {
 	return w
 }
 
+// findings are what seeds have shown, to be told again at the end: much is printed in between.
+var findings struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func found(t *testing.T, what string) {
+	t.Error(what)
+	findings.mu.Lock()
+	defer findings.mu.Unlock()
+	findings.all = append(findings.all, what)
+}
+
 func TestMain(m *testing.M) {
 	if err := os.Setenv("GODEBUG", os.Getenv("GODEBUG")+",tracebacklabels=1"); err != nil {
 		panic(err)
 	}
 	m.Run()
+	for _, f := range findings.all {
+		fmt.Println(f)
+	}
 }
 
 // TestBrokenRulesAreCaught breaks one rule after the other on which safety

@@ -28,6 +28,7 @@ type keeper struct {
 	due     chan struct{}    // one token: balance now
 	again   <-chan time.Time // when to balance again; nil: nobody is waited for
 	uploads upload.Options
+	pace    *pacer // of uploads
 
 	waiting      atomic.Int32 // asks
 	moving       atomic.Bool  // slots are being handed over
@@ -55,12 +56,12 @@ func newKeeper(m *Manager) *keeper {
 		m: m, asks: make(chan ask), due: make(chan struct{}, 1), swept: time.Now(),
 		uploads: upload.Options{Store: m.o.Store, Cache: m.o.Cache, Origin: originOf(m.session), Count: new(atomic.Int64), Level: zstd.EncoderLevelFromZstd(m.o.Config().SealLevel)},
 	}
-	pace := &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: func() float64 { return k.backlog(0) }, hurry: k.hurry}
+	k.pace = &pacer{written: func() int64 { return m.wal.Position().Bytes }, backlog: func() float64 { return k.backlog(0) }, hurry: k.hurry}
 	k.uploads.Pace = func(ctx context.Context, n int64) error {
 		if k.haste() {
 			return errHaste
 		}
-		return pace.wait(ctx, n)
+		return k.pace.wait(ctx, n)
 	}
 	return k
 }
@@ -193,6 +194,7 @@ func (k *keeper) seal(ctx context.Context, l *partition.Log) error {
 	if !ok {
 		return nil
 	}
+	k.pace.begin()
 	seg, err := upload.Segment(ctx, k.uploads, sourceOf(snap))
 	if err != nil {
 		return fmt.Errorf("seal %s-%d from offset %d: %w", topic.Name, l.TP().Partition, snap.Hot[0].Base, err)
@@ -320,6 +322,7 @@ func (k *keeper) commitOne(ctx context.Context, slots []catalog.Slot, cut wal.Po
 	awake := k.m.awake(slots)
 	var out upload.CheckpointInfo
 	if len(awake) > 0 {
+		k.pace.begin()
 		var err error
 		if out, err = upload.Checkpoint(ctx, k.uploads, k.parts(awake, merge)); err != nil {
 			return fmt.Errorf("write checkpoint: %w", err)

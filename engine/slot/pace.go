@@ -18,13 +18,16 @@ type pacer struct {
 	backlog  func() float64 // WAL that waits to be trimmed, 1 being the most
 	hurry    func() bool    // somebody waits for the work to be done
 	seen     int64          // of written
-	returned time.Time      // when the last wait ended
+	returned time.Time      // when the last wait ended, or the work began
 }
 
 const (
 	leastShare = 1.0 / 8
 	longestJob = time.Second / 4 // what lies between two waits is taken for no longer
 )
+
+// begin is called where work begins: what was before was none.
+func (p *pacer) begin() { p.returned, p.seen = time.Now(), p.written() }
 
 // wait is called between pieces of work.
 func (p *pacer) wait(ctx context.Context, _ int64) error {

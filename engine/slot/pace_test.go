@@ -52,6 +52,24 @@ func TestPacer(t *testing.T) {
 	}
 }
 
+// Before work begins nothing is taken for it.
+func TestPacerBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		written := int64(1)
+		p := &pacer{written: func() int64 { return written }, backlog: func() float64 { return 0 }, hurry: func() bool { return false }}
+		<-time.After(time.Hour)
+		p.begin()
+		for _, want := range []time.Duration{0, 70 * time.Millisecond} {
+			<-time.After(10 * time.Millisecond)
+			begin := time.Now()
+			if err := p.wait(t.Context(), 1); err != nil || time.Since(begin) != want {
+				t.Errorf("waited %v, %v; want %v", time.Since(begin), err, want)
+			}
+			written++
+		}
+	})
+}
+
 // Other background work waits while produce goes on, and only then.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

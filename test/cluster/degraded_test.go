@@ -24,7 +24,7 @@ const away = 6 * time.Second
 func TestDegraded(t *testing.T) {
 	t.Parallel()
 	s3, dynamodb := farAway(t, loopback)
-	r := startRacks(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20", "broker.session.timeout.ms=4000", "broker.heartbeat.interval.ms=500"))
+	r := startRacks(t, onAWS(s3.URL, dynamodb.URL, "wal.interval.ms=20", "wal.checkpoint.objects=2", "broker.session.timeout.ms=4000", "broker.heartbeat.interval.ms=500"))
 	admin := kadm.NewClient(r.client())
 	r.produce(rackPartitions * 10)
 	reader := r.reader("zone-b")

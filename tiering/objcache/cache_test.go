@@ -132,6 +132,57 @@ func TestRAMIsBounded(t *testing.T) {
 	}
 }
 
+// TestCarry: what an object was made of is read from RAM in it and where it was, counts once, and leaves in its turn.
+func TestCarry(t *testing.T) {
+	const size = 1000
+	c := newCache(t, Options{RAMBytes: 4*size + 10*pieceOverhead})
+	has := func(want ...string) {
+		t.Helper()
+		for _, key := range []string{"a", "b", "ckpt", "c", "d", "e", "f"} {
+			_, err := c.Read(t.Context(), key, 100, 10, nil)
+			if got := err == nil; got != slices.Contains(want, key) {
+				t.Errorf("%s is there: %v", key, got)
+			}
+		}
+	}
+	a, b := content("a", size), content("b", size)
+	c.Fill("a", []Piece{{Off: 0, Data: a[:500]}, {Off: 500, Data: a[500:]}})
+	c.Fill("b", []Piece{{Off: 0, Data: b}})
+	c.Fill("c", []Piece{{Data: make([]byte, size)}})
+	c.Carry("ckpt", []Carried{{Range{"b", 0, 400}, 0}, {Range{"gone", 0, 9}, 400}, {Range{"a", 100, 800}, 409}, {Range{"a", 900, 200}, 1209}})
+	if got := c.Stats(); got.RAMBytes != 3*size+7*pieceOverhead || got.RAMObjects != 4 || got.Evictions != 0 {
+		t.Errorf("after Carry: %+v", got)
+	}
+	for _, tt := range []struct {
+		off, n int64
+		want   []byte
+	}{{0, 400, b[:400]}, {409, 800, a[100:900]}, {500, 300, a[191:491]}} {
+		bufs, err := c.Read(t.Context(), "ckpt", tt.off, tt.n, nil)
+		if err != nil || !bytes.Equal(join(bufs), tt.want) {
+			t.Errorf("Read of %d at %d: %v", tt.n, tt.off, err)
+		}
+	}
+	for _, off := range []int64{400, 1209} {
+		if _, err := c.Read(t.Context(), "ckpt", off, 1, nil); !errors.Is(err, objstore.ErrNotFound) {
+			t.Errorf("Read at %d: %v", off, err)
+		}
+	}
+	has("a", "b", "ckpt", "c")
+	c.Fill("d", []Piece{{Data: make([]byte, size)}})
+	has("a", "b", "ckpt", "c", "d")
+	c.Fill("e", []Piece{{Data: make([]byte, size)}})
+	has("ckpt", "c", "d", "e")
+	c.Fill("f", []Piece{{Data: make([]byte, size)}})
+	has("c", "d", "e", "f")
+	c.Carry("none", []Carried{{Range{"a", 0, 1}, 0}})
+	for _, key := range []string{"c", "d", "e", "f"} {
+		c.Forget(key)
+	}
+	if got := c.Stats(); got.RAMBytes != 0 || got.RAMObjects != 0 {
+		t.Errorf("at last: %+v", got)
+	}
+}
+
 func TestReadErrors(t *testing.T) {
 	store := memstore.New()
 	c := newCache(t, Options{Store: store, RAMBytes: 1 << 20})

@@ -5,7 +5,8 @@
 // losing the cache costs speed only. Three layers are asked in turn:
 //
 //	RAM    the very buffers that the WAL writer put (Fill): no copy on the way
-//	       in, none on the way out; first in, first out, bounded by bytes
+//	       in, none on the way to a checkpoint (Carry), none on the way out;
+//	       first in, first out, bounded by bytes
 //	disk   extents of objects in a few large files, each block under a CRC;
 //	       bounded by bytes, the oldest file goes first; off where the store
 //	       is local files
@@ -154,6 +155,16 @@ func (c *Cache) Fill(key string, pieces []Piece) {
 		c.disk.fill(key, kept)
 	}
 }
+
+// Carried is a range that lies in another object too, from Off bytes on.
+type Carried struct {
+	From Range
+	Off  int64
+}
+
+// Carry tells that an object was made of parts of others, which ascend in Off and don't overlap. Those that RAM has
+// whole it has of the new object, too, by reference, and not for longer than of the others.
+func (c *Cache) Carry(key string, parts []Carried) { c.ram.carry(key, parts) }
 
 // Read returns exactly n bytes of an object from off, in one or more buffers,
 // which must not be changed: from RAM by reference, else from disk or by one

@@ -17,15 +17,17 @@ type ram struct {
 	mu      sync.Mutex
 	objects map[string]*object
 	order   *list.List // of *object, the oldest in front
+	age     int64      // of the newest
 	bytes   int64      // of all objects, with the overhead
 	evicted int64
 }
 
-// object is what one Fill brought. pieces never change.
+// object is what one Fill or Carry brought. pieces never change.
 type object struct {
 	key    string
 	pieces []Piece
-	bytes  int64
+	bytes  int64 // that count towards the bound: not those that another object has taken over
+	age    int64 // the place in the order
 	elem   *list.Element
 }
 
@@ -47,13 +49,54 @@ func (r *ram) fill(key string, pieces []Piece) {
 	if o.bytes > r.limit || len(pieces) == 0 {
 		return
 	}
-	for r.bytes+o.bytes > r.limit {
+	r.age++
+	o.age, o.elem = r.age, r.order.PushBack(o)
+	r.keep(o)
+}
+
+// keep takes an object in that is in the order already, under the lock.
+func (r *ram) keep(o *object) {
+	r.objects[o.key] = o
+	for r.bytes += o.bytes; r.bytes > r.limit; r.evicted++ {
 		r.remove(r.order.Front().Value.(*object))
-		r.evicted++
 	}
-	o.elem = r.order.PushBack(o)
-	r.objects[key] = o
-	r.bytes += o.bytes
+}
+
+// carry makes an object of what there is of others, behind the newest of them in the order.
+//
+//	order   [ wal 1 ][ wal 2 ][ wal 3 ]                 wal 1 and 2 go before the checkpoint does,
+//	        [ wal 1 ][ wal 2 ][ ckpt ][ wal 3 ]         so what they share is in memory no longer than it counts
+func (r *ram) carry(key string, parts []Carried) {
+	o := &object{key: key}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var newest *object
+	for _, p := range parts {
+		from := r.objects[p.From.Key]
+		if from == nil {
+			continue
+		}
+		off := p.Off
+		for _, b := range from.read(p.From.Off, p.From.N) {
+			o.pieces = append(o.pieces, Piece{off, b})
+			o.bytes += int64(len(b)) + pieceOverhead
+			off += int64(len(b))
+			n := min(from.bytes, int64(len(b)))
+			from.bytes -= n
+			r.bytes -= n
+			if newest == nil || newest.age < from.age {
+				newest = from
+			}
+		}
+	}
+	if newest == nil {
+		return
+	}
+	if old := r.objects[key]; old != nil {
+		r.remove(old)
+	}
+	o.age, o.elem = newest.age, r.order.InsertAfter(o, newest.elem)
+	r.keep(o)
 }
 
 // remove takes an object out, under the lock.
@@ -79,6 +122,10 @@ func (r *ram) read(key string, off, n int64) [][]byte {
 	if o == nil {
 		return nil
 	}
+	return o.read(off, n)
+}
+
+func (o *object) read(off, n int64) [][]byte {
 	// The first piece that ends after off.
 	first, _ := slices.BinarySearchFunc(o.pieces, off, func(p Piece, off int64) int {
 		if p.Off+int64(len(p.Data)) <= off {

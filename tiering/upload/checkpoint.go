@@ -33,7 +33,7 @@ type CheckpointInfo struct {
 }
 
 // Checkpoint writes the next checkpoint of the session. It holds some MiB of slices at a
-// time, each at most what one WAL object has of a partition. Errors:
+// time, each at most what one WAL object has of a partition. What the cache has of them in RAM it has of the checkpoint, too. Errors:
 // ErrCorrupt; bundle.ErrTooLarge, for too many batches; those of cache, store and Pace, wrapped.
 func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (CheckpointInfo, error) {
 	var info CheckpointInfo
@@ -46,7 +46,22 @@ func Checkpoint(ctx context.Context, o Options, parts []CheckpointPart) (Checkpo
 		return CheckpointInfo{}, fmt.Errorf("upload checkpoint: %w", err)
 	}
 	info.Key = key
+	o.Cache.Carry(key, carried(parts, info.Moved))
 	return info, nil
+}
+
+// carried lists which slices went where.
+func carried(parts []CheckpointPart, moved []Moved) (all []objcache.Carried) {
+	for _, p := range parts {
+		if len(p.Slices) == 0 {
+			continue
+		}
+		for j, ref := range p.Slices {
+			all = append(all, objcache.Carried{From: objcache.Range{Key: ref.Key, Off: ref.Pos, N: ref.Len}, Off: moved[0].Slices[j].Pos})
+		}
+		moved = moved[1:]
+	}
+	return all
 }
 
 func checkpointKey(o bundle.Origin, n int64) string {

@@ -200,6 +200,39 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
+// TestCheckpointStaysInRAM: what was read from RAM before a checkpoint is so after it.
+func TestCheckpointStaysInRAM(t *testing.T) {
+	r := newRig(t)
+	r.slice(t, 10, 20)
+	r.slice(t, 30)
+	r.slice(t, 5)
+	var err error
+	if r.Cache, err = objcache.New(objcache.Options{Store: r.mem, RAMBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	for i, ref := range r.src.Slices {
+		if data, ok := r.mem.Object(ref.Key); i != 1 && ok {
+			r.Cache.Fill(ref.Key, []objcache.Piece{{Data: data}})
+		}
+	}
+	idle := bundle.State{Slot: 1, TP: kafka.TopicPartition{Topic: kafka.TopicID{1}}, NextOffset: 77}
+	info, err := Checkpoint(t.Context(), r.Options, []CheckpointPart{{State: idle}, {State: r.src.State, Slices: r.src.Slices}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range info.Moved[0].Slices {
+		before := r.Cache.Stats().RAMHits
+		bufs, err := r.Cache.Read(t.Context(), info.Key, s.Pos, s.Len, objcache.NewArena())
+		if err != nil || !bytes.HasPrefix(r.raw, bytes.Join(bufs, nil)) {
+			t.Fatalf("slice %d: other bytes, %v", i, err)
+		}
+		r.raw = r.raw[s.Len:]
+		if hit := r.Cache.Stats().RAMHits > before; hit != (i != 1) {
+			t.Errorf("slice %d is read from RAM: %v", i, hit)
+		}
+	}
+}
+
 // away is a store some way off, which is where a tail lies that was taken over.
 type away struct{ objstore.Store }
 

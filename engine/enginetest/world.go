@@ -68,8 +68,9 @@ func newWorld(t *testing.T, seed uint64, brokers int) *world {
 		"segment.merge.interval.ms": []string{"1500", "5000"}[d.below("config", 2)], "segment.merge.min.count": "2",
 		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "2000",
 		"sweep.interval.ms": []string{"500", "4000"}[d.below("config", 2)], "wal.hedge": []string{"false", "true"}[d.below("config", 2)],
-		"metadata.hedge": []string{"false", "true"}[d.below("config", 2)],
-		"log.dormant.ms": []string{"100", "1000", "3000", "300000"}[d.below("config", 4)],
+		"metadata.hedge":  []string{"false", "true"}[d.below("config", 2)],
+		"log.dormant.ms":  []string{"100", "1000", "3000", "300000"}[d.below("config", 4)],
+		"cache.ram.bytes": []string{"0", "20000", "67108864"}[d.below("cache", 3)], // what leaders read comes from the store, from both, or from RAM
 	})
 	slots := []int{12, 12, 12, 100}[d.below("config", 4)] // more than go into one commit, at times
 	if _, err := catalog.New(w.cluster.ledger.items).Cluster(t.Context(), slots); err != nil {

@@ -199,11 +199,10 @@ func (l *Log) Sealed(seg catalog.Segment) {
 // checkpoint that the slot names. Readers that hold an older reference come back
 // for a new one when the old object has gone.
 func (l *Log) Moved(moved []bundle.Slice, key string) {
-	moved = joinSlices(moved)
 	d := &l.durable
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, m := range moved {
+	for _, m := range d.hot.joinMoved(moved) {
 		d.hot.replace(key, m)
 	}
 	l.hotSlices.Store(int64(len(d.hot.slices)))

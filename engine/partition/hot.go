@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"sort"
 
@@ -109,15 +110,21 @@ func newIndex(refs []Ref) index {
 	return x
 }
 
-// joinSlices returns the slices of one object as fewer ones: those that follow each other
-// in offsets and bytes become one.
-func joinSlices(all []bundle.Slice) []bundle.Slice {
+// joinMoved returns slices that were copied into one object as fewer ones: those that follow each other
+// in offsets and bytes become one. Those of several sessions do not: RAM may have one's and not the other's, and
+// a short slice is read whole.
+func (x *index) joinMoved(all []bundle.Slice) []bundle.Slice {
 	var out []bundle.Slice
+	from := "" // the last one's session
 	for _, s := range all {
 		if len(s.Batches) == 0 {
 			continue
 		}
-		if n := len(out); n > 0 {
+		was := from
+		if i := x.find(s.Batches[0].BaseOffset); i < len(x.slices) {
+			from = path.Dir(x.slices[i].Key)
+		}
+		if n := len(out); n > 0 && from == was {
 			last := &out[n-1]
 			end := last.Batches[len(last.Batches)-1].LastOffset() + 1
 			if last.Pos+last.Len == s.Pos && end == s.Batches[0].BaseOffset && last.Len+s.Len <= maxSliceBytes {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/varvelog/varve/internal/kafka"
@@ -256,6 +257,29 @@ func TestMovedAfterSealAndLogStart(t *testing.T) {
 	}
 	if got := r.readAll(t, 5, 1<<20, 0); !bytes.Equal(got, want) {
 		t.Error("other bytes")
+	}
+}
+
+// TestMovedOfSessions: in a checkpoint, what several WAL objects of one session had becomes one slice, and what another session
+// had another: RAM may not have it.
+func TestMovedOfSessions(t *testing.T) {
+	var x index
+	var moved []bundle.Slice
+	for i, key := range []string{"wal/1/0/7", "wal/1/0/8", "wal/1/1/0", "wal/1/1/1", "wal/2/1/1"} {
+		b := []bundle.Batch{{BaseOffset: kafka.Offset(i), Pos: int64(10 * i), Len: 10}}
+		s := bundle.Slice{Pos: int64(10 * i), Len: 10, Batches: b}
+		x.push(newSlice(key, s))
+		moved = append(moved, s)
+	}
+	for _, m := range x.joinMoved(moved) {
+		x.replace("ckpt/1/1/0", m)
+	}
+	var got [][2]kafka.Offset
+	for _, s := range x.slices {
+		got = append(got, [2]kafka.Offset{s.Base, s.Last})
+	}
+	if diff := cmp.Diff([][2]kafka.Offset{{0, 1}, {2, 3}, {4, 4}}, got); diff != "" {
+		t.Errorf("slices (-want +got):\n%s", diff)
 	}
 }
 
